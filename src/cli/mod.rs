@@ -1,0 +1,114 @@
+//! The command line: one file a command, and here what they share.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Arg, ArgMatches, Command};
+
+use crate::config::{Config, ConfigError, VARIABLES, Variable, environment};
+
+mod display;
+mod health;
+mod migrate;
+mod serve;
+mod up;
+
+/// Everything that went as it should.
+pub const EXIT_OK: u8 = 0;
+/// It ran, and something is wrong: not ready, not balanced, a task crashed.
+pub const EXIT_FAILED: u8 = 1;
+/// It could not begin: the command line, the configuration, a server that is not there.
+pub const EXIT_UNUSABLE: u8 = 2;
+/// It stopped before everything was committed; what is unacked stays with the broker.
+pub const EXIT_UNDRAINED: u8 = 3;
+
+/// The whole command line.
+#[must_use]
+pub fn command() -> Command {
+    Command::new("iotflow")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("MQTT telemetry of whole fleets into PostgreSQL, exactly once")
+        .after_help("Exit codes: 0 as it should be; 1 it ran and something is wrong; 2 it could not begin; 3 stopped before everything was committed.")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(with_variables(serve::command()))
+        .subcommand(with_variables(up::command()))
+        .subcommand(with_variables(migrate::command()))
+        .subcommand(health::command())
+}
+
+/// Runs what `arguments` say.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let matches = command().get_matches_from(arguments);
+    let outcome = match matches.subcommand() {
+        Some(("serve", matches)) => serve::run(matches),
+        Some(("up", matches)) => up::run(matches),
+        Some(("migrate", matches)) => migrate::run(matches),
+        Some(("health", matches)) => health::run(matches),
+        _ => unreachable!("clap demands one of the above"),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("iotflow: {error:#}");
+        ExitCode::from(EXIT_UNUSABLE)
+    })
+}
+
+/// Each variable as a flag; a secret only as the name of a file, for a command line can be read by others.
+fn with_variables(command: Command) -> Command {
+    VARIABLES.iter().fold(command.next_help_heading("Configuration"), |command, variable| {
+        let (id, note) = if variable.secret { (file_variable(variable), ", from this file") } else { (variable.name.to_owned(), "") };
+        let help = format!("{}{note} [env: {id}] [default: {}]", variable.help, variable.default.trim_matches(['<', '>']));
+        command.arg(Arg::new(id.clone()).long(id.to_ascii_lowercase().replace('_', "-")).value_name("VALUE").help(help))
+    })
+}
+
+fn file_variable(variable: &Variable) -> String {
+    format!("{}_FILE", variable.name)
+}
+
+/// Where variables come from: flags, else the environment, else `.env`.
+struct Sources {
+    flags: HashMap<String, String>,
+    dotenv: HashMap<String, String>,
+}
+
+impl Sources {
+    fn new(matches: &ArgMatches) -> anyhow::Result<Self> {
+        let flags = matches
+            .ids()
+            .filter_map(|id| Some((id.as_str().to_owned(), matches.try_get_one::<String>(id.as_str()).ok()??.clone())))
+            .collect();
+        let dotenv = match dotenvy::dotenv_iter() {
+            Ok(pairs) => pairs.collect::<Result<_, _>>()?,
+            Err(error) if error.not_found() => HashMap::new(),
+            Err(error) => return Err(anyhow::anyhow!(".env: {error}")),
+        };
+        Ok(Self { flags, dotenv })
+    }
+
+    fn get(&self, name: &str) -> Option<String> {
+        self.flags.get(name).cloned().or_else(|| environment(name)).or_else(|| self.dotenv.get(name).cloned())
+    }
+
+    /// Whether the variable, or the file it may come from, is given.
+    fn is_set(&self, name: &str) -> bool {
+        [name, &format!("{name}_FILE")].into_iter().any(|name| self.get(name).is_some_and(|value| !value.is_empty()))
+    }
+
+    fn config(&self) -> Result<Config, ConfigError> {
+        Config::read(&|name: &str| self.get(name))
+    }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_sound() {
+        super::command().debug_assert();
+    }
+}

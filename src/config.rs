@@ -1,0 +1,342 @@
+//! All settings: each module's own, composed here and read from named variables.
+//!
+//! A variable comes from the command line (`--mqtt-host`), else from the environment (`MQTT_HOST`, `.env` included), else
+//! it has a default. Secrets may come from a file named by the variable with `_FILE` behind it. Every fault is reported at
+//! once, with the variable and what would be right.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::api::server::Config as ApiConfig;
+use crate::db::config::Config as DbConfig;
+use crate::db::partitions::Config as PartitionsConfig;
+use crate::ingest::config::Config as IngestConfig;
+use crate::mqtt::config::{Config as MqttConfig, TlsConfig};
+use crate::observe::logging::Config as LogConfig;
+use crate::observe::secret::Secret;
+
+/// A variable: its name, what it is for, an example or default as people write it, and whether it is a secret.
+#[derive(Debug, Clone, Copy)]
+pub struct Variable {
+    /// Upper case, as in the environment.
+    pub name: &'static str,
+    /// One sentence.
+    pub help: &'static str,
+    /// The default, or an example in angle brackets where there is none.
+    pub default: &'static str,
+    /// Whether its value must not be printed, and may come from `NAME_FILE`.
+    pub secret: bool,
+}
+
+const fn variable(name: &'static str, default: &'static str, help: &'static str) -> Variable {
+    Variable { name, help, default, secret: false }
+}
+
+const fn secret(name: &'static str, default: &'static str, help: &'static str) -> Variable {
+    Variable { name, help, default, secret: true }
+}
+
+/// Every variable, in the order in which people meet them.
+pub const VARIABLES: &[Variable] = &[
+    variable("MQTT_HOST", "localhost", "Broker's host name or address"),
+    variable("MQTT_PORT", "1883", "Broker's TCP port"),
+    variable("MQTT_USERNAME", "<none>", "User the broker knows the service by"),
+    secret("MQTT_PASSWORD", "<none>", "That user's password"),
+    variable("MQTT_USE_TLS", "false", "Whether to speak TLS to the broker"),
+    variable("MQTT_CA_CERT_PATH", "<none>", "PEM file with the authorities that sign the broker's certificate"),
+    variable("MQTT_CERT_FILE_PATH", "<none>", "PEM file with the service's own certificate, where the broker asks for one"),
+    variable("MQTT_KEY_FILE_PATH", "<none>", "PEM file with that certificate's key"),
+    variable("MQTT_KEEP_ALIVE", "15s", "Longest silence towards the broker; a half-open connection is noticed within twice this"),
+    variable("MQTT_CONNECT_TIMEOUT", "10s", "Most time for a connection to the broker to come about"),
+    variable("MQTT_RECEIVE_MAXIMUM", "65535", "Deliveries the broker may have under way to one connection"),
+    variable("MQTT_MAX_PACKET_BYTES", "8388608", "Largest packet the broker is told we take; larger ones it drops itself"),
+    variable("MQTT_SESSION_EXPIRY", "7d", "How long the broker keeps what it could not deliver to us"),
+    variable("MQTT_SHARED", "true", "Whether to use shared subscriptions; false for brokers that do not keep them across a restart"),
+    variable("MQTT_BASE_TOPIC", "iotflow", "Base of the topic tree"),
+    secret("DATABASE_URL", "postgres://localhost/iotflow", "PostgreSQL to write to"),
+    variable("DATABASE_CONNECT_TIMEOUT", "5s", "Most time for a connection to the database to come about"),
+    variable("DATABASE_COPY_TIMEOUT", "30s", "Most time for one batch, after which it is cancelled and tried again"),
+    variable("TELEMETRY_PARTITION_DAYS", "1", "Days per partition of telemetry and events (plain PostgreSQL)"),
+    variable("TELEMETRY_RETENTION", "0s", "How long telemetry and events are kept (plain PostgreSQL); 0s keeps them for ever"),
+    variable("INGEST_GROUP", "ingest", "Share group, and part of each client id"),
+    variable("INGEST_SLOTS", "1", "Members of the share group, of the whole installation"),
+    variable("INGEST_SHARDS", "<half the cores>", "Shards that parse and write side by side"),
+    variable("INGEST_LINGER", "25ms", "How long a batch waits for more after its first message"),
+    variable("INGEST_BATCH_ROWS", "10000", "Rows at which a batch closes"),
+    variable("INGEST_BATCH_BYTES", "16777216", "Bytes of rows at which a batch closes"),
+    variable("INGEST_QUEUE_QOS0", "65536", "QoS 0 messages a shard's queue takes before it sheds"),
+    variable("INGEST_HELD_BYTES", "268435456", "Bytes of topics and payloads in flight at which reading pauses"),
+    variable("INGEST_MAX_PAYLOAD_BYTES", "1048576", "Largest payload that is parsed; larger ones become dead letters"),
+    variable("INGEST_MAX_DEVICE_METRICS", "512", "Distinct metrics one device may have"),
+    variable("INGEST_TIME_PAST", "3653d", "How far back a device's time may lie"),
+    variable("INGEST_TIME_FUTURE", "1d", "How far ahead a device's time may lie"),
+    variable("HOST", "127.0.0.1", "Address of the HTTP listener"),
+    variable("PORT", "8080", "Port of the HTTP listener; 0 takes a free one"),
+    variable("SHUTDOWN_TIMEOUT", "8s", "Most time to commit and ack what was read after SIGTERM"),
+    variable("LOG_LEVEL", "info", "Least severe level logged: error, warn, info, debug, trace"),
+    variable("LOG_FORMAT", "pretty", "pretty or json"),
+    variable("LOG_FILE", "<standard error>", "File to append the log to"),
+];
+
+/// Where variables come from.
+pub trait Source {
+    /// The value of the variable called `name`, where it is set and not empty.
+    fn get(&self, name: &str) -> Option<String>;
+}
+
+impl<F: Fn(&str) -> Option<String>> Source for F {
+    fn get(&self, name: &str) -> Option<String> {
+        self(name).filter(|value| !value.is_empty())
+    }
+}
+
+/// The process's environment.
+#[must_use]
+pub fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// The settings of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Config {
+    /// The broker.
+    pub mqtt: MqttConfig,
+    /// The database.
+    pub db: DbConfig,
+    /// Partitions and retention.
+    pub partitions: PartitionsConfig,
+    /// The pipeline.
+    pub ingest: IngestConfig,
+    /// The HTTP listener.
+    pub api: ApiConfig,
+    /// The log.
+    pub log: LogConfig,
+    /// How long a stop may take.
+    pub shutdown_timeout: ShutdownTimeout,
+}
+
+/// How long a stop may take before what is not committed is left to the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShutdownTimeout(pub Duration);
+
+impl Default for ShutdownTimeout {
+    fn default() -> Self {
+        // Service managers kill after ten seconds.
+        Self(Duration::from_secs(8))
+    }
+}
+
+/// Everything that is wrong with the settings.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError(pub Vec<String>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the configuration cannot be used:")?;
+        self.0.iter().try_for_each(|fault| write!(f, "\n  - {fault}"))
+    }
+}
+
+impl Config {
+    /// Reads all variables from `source`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every fault there is.
+    pub fn read(source: &impl Source) -> Result<Self, ConfigError> {
+        let mut reader = Reader { source, faults: Vec::new() };
+        let config = reader.config();
+        let mut faults = reader.faults;
+        faults.extend(config.mqtt.faults());
+        faults.extend(config.db.faults());
+        faults.extend(config.ingest.faults());
+        if config.partitions.days == 0 {
+            faults.push("TELEMETRY_PARTITION_DAYS is 0; 1 or more is expected".to_owned());
+        }
+        if faults.is_empty() { Ok(config) } else { Err(ConfigError(faults)) }
+    }
+}
+
+struct Reader<'a, S> {
+    source: &'a S,
+    faults: Vec<String>,
+}
+
+impl<S: Source> Reader<'_, S> {
+    fn config(&mut self) -> Config {
+        let mut config = Config::default();
+        let Config { mqtt, db, partitions, ingest, api, log, shutdown_timeout } = &mut config;
+
+        self.take("MQTT_HOST", &mut mqtt.host);
+        self.take("MQTT_PORT", &mut mqtt.port);
+        mqtt.username = self.source.get("MQTT_USERNAME");
+        mqtt.password = self.secret("MQTT_PASSWORD");
+        mqtt.tls = self.tls();
+        self.take_span("MQTT_KEEP_ALIVE", &mut mqtt.keep_alive);
+        self.take_span("MQTT_CONNECT_TIMEOUT", &mut mqtt.connect_timeout);
+        self.take("MQTT_RECEIVE_MAXIMUM", &mut mqtt.receive_maximum);
+        self.take("MQTT_MAX_PACKET_BYTES", &mut mqtt.max_packet_bytes);
+        self.take_span("MQTT_SESSION_EXPIRY", &mut mqtt.session_expiry);
+
+        if let Some(url) = self.secret("DATABASE_URL") {
+            db.url = url;
+        }
+        self.take_span("DATABASE_CONNECT_TIMEOUT", &mut db.connect_timeout);
+        self.take_span("DATABASE_COPY_TIMEOUT", &mut db.copy_timeout);
+        self.take("TELEMETRY_PARTITION_DAYS", &mut partitions.days);
+        self.take_span("TELEMETRY_RETENTION", &mut partitions.retention);
+
+        self.take_flag("MQTT_SHARED", &mut ingest.shared);
+        self.take("MQTT_BASE_TOPIC", &mut ingest.base_topic);
+        self.take("INGEST_GROUP", &mut ingest.group);
+        self.take("INGEST_SLOTS", &mut ingest.slots);
+        self.take("INGEST_SHARDS", &mut ingest.shards);
+        self.take_span("INGEST_LINGER", &mut ingest.linger);
+        self.take("INGEST_BATCH_ROWS", &mut ingest.batch_rows);
+        self.take("INGEST_BATCH_BYTES", &mut ingest.batch_bytes);
+        self.take("INGEST_QUEUE_QOS0", &mut ingest.queue_qos0);
+        self.take("INGEST_HELD_BYTES", &mut ingest.held_bytes);
+        self.take("INGEST_MAX_PAYLOAD_BYTES", &mut ingest.max_payload_bytes);
+        self.take("INGEST_MAX_DEVICE_METRICS", &mut ingest.max_device_metrics);
+        self.take_span("INGEST_TIME_PAST", &mut ingest.time_window.past);
+        self.take_span("INGEST_TIME_FUTURE", &mut ingest.time_window.future);
+
+        self.take("HOST", &mut api.host);
+        self.take("PORT", &mut api.port);
+        self.take_span("SHUTDOWN_TIMEOUT", &mut shutdown_timeout.0);
+
+        self.take("LOG_LEVEL", &mut log.level);
+        self.take("LOG_FORMAT", &mut log.format);
+        log.file = self.source.get("LOG_FILE").map(PathBuf::from);
+        config
+    }
+
+    fn tls(&mut self) -> Option<TlsConfig> {
+        let mut wanted = false;
+        self.take_flag("MQTT_USE_TLS", &mut wanted);
+        let path = |name| self.source.get(name).map(PathBuf::from);
+        let (ca_cert, certificate, key) = (path("MQTT_CA_CERT_PATH"), path("MQTT_CERT_FILE_PATH"), path("MQTT_KEY_FILE_PATH"));
+        if !wanted {
+            return None;
+        }
+        let Some(ca_cert) = ca_cert else {
+            self.faults.push("MQTT_USE_TLS is set without MQTT_CA_CERT_PATH; the authority that signed the broker's certificate is expected there".to_owned());
+            return None;
+        };
+        if certificate.is_some() != key.is_some() {
+            self.faults.push("MQTT_CERT_FILE_PATH and MQTT_KEY_FILE_PATH go together; one of them is missing".to_owned());
+        }
+        Some(TlsConfig { ca_cert, client: certificate.zip(key) })
+    }
+
+    fn take<T: FromStr>(&mut self, name: &str, into: &mut T)
+    where
+        T::Err: fmt::Display,
+    {
+        let Some(text) = self.source.get(name) else { return };
+        match text.trim().parse() {
+            Ok(value) => *into = value,
+            Err(error) => self.faults.push(format!("{name}={text:?}: {error}")),
+        }
+    }
+
+    fn take_flag(&mut self, name: &str, into: &mut bool) {
+        let Some(text) = self.source.get(name) else { return };
+        match text.trim().to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" => *into = true,
+            "false" | "0" | "no" | "off" => *into = false,
+            _ => self.faults.push(format!("{name}={text:?}: true or false is expected")),
+        }
+    }
+
+    fn take_span(&mut self, name: &str, into: &mut Duration) {
+        let Some(text) = self.source.get(name) else { return };
+        match parse_span(&text) {
+            Some(span) => *into = span,
+            None => self.faults.push(format!("{name}={text:?}: a time span such as 250ms, 15s, 5m, 2h or 7d is expected")),
+        }
+    }
+
+    fn secret(&mut self, name: &str) -> Option<Secret> {
+        if let Some(value) = self.source.get(name) {
+            return Some(Secret::new(value));
+        }
+        let file = format!("{name}_FILE");
+        let path = self.source.get(&file)?;
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Some(Secret::new(text.trim_end_matches(['\r', '\n']))),
+            Err(error) => {
+                self.faults.push(format!("{file}={path:?}: {error}"));
+                None
+            }
+        }
+    }
+}
+
+/// Reads a span of time: a whole number and a unit.
+#[must_use]
+pub fn parse_span(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    let number: u64 = number.parse().ok()?;
+    let seconds = |each: u64| number.checked_mul(each).map(Duration::from_secs);
+    match unit {
+        "ms" => Some(Duration::from_millis(number)),
+        "s" => seconds(1),
+        "m" | "min" => seconds(60),
+        "h" => seconds(3600),
+        "d" => seconds(86_400),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let map: HashMap<String, String> = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Config::read(&|name: &str| map.get(name).cloned())
+    }
+
+    #[test]
+    fn the_defaults_are_what_the_table_says() {
+        let stated: Vec<_> = VARIABLES.iter().filter(|variable| !variable.default.starts_with('<')).map(|variable| (variable.name, variable.default)).collect();
+        assert_eq!(read(&stated), read(&[]));
+    }
+
+    #[test]
+    fn every_fault_is_reported_at_once() {
+        let faults = read(&[("MQTT_PORT", "99999"), ("INGEST_LINGER", "soon"), ("MQTT_SHARED", "perhaps"), ("INGEST_SHARDS", "0"), ("DATABASE_URL", "mysql://x")]).expect_err("all five are wrong").0;
+        for name in ["MQTT_PORT", "INGEST_LINGER", "MQTT_SHARED", "INGEST_SHARDS", "DATABASE_URL"] {
+            assert!(faults.iter().any(|fault| fault.contains(name)), "{name} is missing in {faults:?}");
+        }
+    }
+
+    #[test]
+    fn secrets_come_from_files_and_do_not_print() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), "hunter2\n").expect("it can be written");
+        let path = file.path().to_str().expect("UTF-8");
+        let config = read(&[("MQTT_USERNAME", "service"), ("MQTT_PASSWORD_FILE", path)]).expect("it can be read");
+        assert_eq!(config.mqtt.password.as_ref().map(Secret::reveal), Some("hunter2"));
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn every_variable_is_read() {
+        // A value that none of them takes for granted: reading it must change the result, or be a fault.
+        for variable in VARIABLES {
+            let value = match variable.name {
+                "MQTT_PASSWORD" | "MQTT_CA_CERT_PATH" | "MQTT_CERT_FILE_PATH" | "MQTT_KEY_FILE_PATH" => continue,
+                "DATABASE_URL" => "postgres://elsewhere/db",
+                "MQTT_SHARED" => "false",
+                "MQTT_USE_TLS" => "true",
+                _ => "17",
+            };
+            assert_ne!(read(&[(variable.name, value)]), read(&[]), "{} is not read", variable.name);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! A name that at most one replica holds: a session's advisory lock, kept alive by heartbeats.
+//!
+//! The server ends the session of a holder that stops beating (frozen, cut off), and with it the lock. A holder that
+//! loses its session cannot know whether the lock is still its own until it reaches the server again: the state is then
+//! [`Lease::Unknown`], in which it may go on with what it has but begin nothing new.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::config::Config;
+use super::error::describe;
+use super::pool;
+
+/// How often the holder beats.
+const HEARTBEAT: Duration = Duration::from_secs(3);
+/// After this silence the server ends the holder's session (`idle_session_timeout`, PostgreSQL 14 and later).
+const SILENCE: Duration = Duration::from_secs(12);
+/// How often one who waits asks again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// What is known of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lease {
+    /// Another may hold it.
+    Free,
+    /// It is ours.
+    Held,
+    /// It was ours when the server was last reached.
+    Unknown,
+}
+
+/// Seeks, keeps and seeks again the lease called `name` until `stop`, then gives it back. `delay` is waited once before
+/// the first attempt, so that replicas that start together share what there is.
+pub async fn keep(config: Config, name: String, delay: Duration, state: watch::Sender<Lease>, stop: CancellationToken) {
+    let seek_and_hold = async {
+        tokio::time::sleep(delay).await;
+        loop {
+            let attempt = tokio::time::timeout(config.connect_timeout * 2, acquire(&config, &name)).await;
+            match attempt.unwrap_or(Ok(Attempt::NoAnswer)) {
+                Ok(Attempt::Held(session)) => {
+                    info!(lease = name, "lease held");
+                    state.send_replace(Lease::Held);
+                    let error = beat(&session).await;
+                    warn!(lease = name, error, "the lease's session was lost");
+                    state.send_replace(Lease::Unknown);
+                    continue;
+                }
+                Ok(Attempt::Taken) => {
+                    if state.send_replace(Lease::Free) != Lease::Free {
+                        warn!(lease = name, "another replica holds the lease now");
+                    }
+                }
+                Ok(Attempt::NoAnswer) => debug!(lease = name, "the database does not answer"),
+                Err(error) => debug!(lease = name, error = describe(&error), "the lease cannot be sought"),
+            }
+            tokio::time::sleep(RETRY.mul_f64(0.5 + fastrand::f64())).await;
+        }
+    };
+    // The session ends with the future that holds it, and the lock with the session.
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = seek_and_hold => {}
+    }
+    state.send_replace(Lease::Free);
+}
+
+enum Attempt {
+    Held(Client),
+    Taken,
+    NoAnswer,
+}
+
+async fn acquire(config: &Config, name: &str) -> Result<Attempt, tokio_postgres::Error> {
+    let client = pool::connect(config, "lease").await?;
+    // Version 13 has no such setting; there a frozen holder keeps its lease.
+    drop(client.batch_execute(&format!("SET idle_session_timeout = {}", SILENCE.as_millis())).await);
+    let row = client.query_one("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", &[&name]).await?;
+    Ok(if row.get(0) { Attempt::Held(client) } else { Attempt::Taken })
+}
+
+/// Beats until a beat fails, and says why.
+async fn beat(session: &Client) -> String {
+    loop {
+        tokio::time::sleep(HEARTBEAT).await;
+        match tokio::time::timeout(HEARTBEAT, session.batch_execute("SELECT 1")).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return describe(&error),
+            Err(_) => return format!("no answer within {HEARTBEAT:?}"),
+        }
+    }
+}

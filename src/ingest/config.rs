@@ -1,0 +1,98 @@
+//! How the pipeline is cut and how much it may hold.
+
+use std::time::Duration;
+
+use crate::protocol::payload::TimeWindow;
+use crate::protocol::topic::TopicTree;
+
+/// The pipeline's settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The base topic.
+    pub base_topic: String,
+    /// The share group, and the first part of every client id.
+    pub group: String,
+    /// How many share-group members the installation has.
+    pub slots: u16,
+    /// Whether the broker's shared subscriptions are used; else one plain durable subscription.
+    pub shared: bool,
+    /// How many shards parse and write side by side.
+    pub shards: usize,
+    /// How long a batch waits for more after its first message.
+    pub linger: Duration,
+    /// A batch closes at this many rows.
+    pub batch_rows: usize,
+    /// A batch closes at this many bytes of rows.
+    pub batch_bytes: usize,
+    /// How many QoS 0 messages a shard's queue takes before it sheds.
+    pub queue_qos0: usize,
+    /// Topics and payloads in flight, over which reading pauses and QoS 0 is shed.
+    pub held_bytes: usize,
+    /// Payloads above this go to the dead letters.
+    pub max_payload_bytes: usize,
+    /// Accepted device time around now.
+    pub time_window: TimeWindow,
+    /// Distinct metrics one device may have.
+    pub max_device_metrics: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            base_topic: "iotflow".to_owned(),
+            group: "ingest".to_owned(),
+            // Mosquitto gets slower with each member of a share group.
+            slots: 1,
+            shared: true,
+            // The broker and the database want the other half of the cores.
+            shards: (cores / 2).clamp(1, 8),
+            linger: Duration::from_millis(25),
+            // 10,000 rows cost a third less a row than 1,000, 50,000 hardly less than 10,000.
+            batch_rows: 10_000,
+            batch_bytes: 16 * 1024 * 1024,
+            queue_qos0: 65_536,
+            held_bytes: 256 * 1024 * 1024,
+            max_payload_bytes: 1024 * 1024,
+            time_window: TimeWindow { past: Duration::from_secs(3653 * 86_400), future: Duration::from_secs(86_400) },
+            max_device_metrics: 512,
+        }
+    }
+}
+
+impl Config {
+    /// What is wrong with these values, each with the variable that sets it.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        if let Err(error) = TopicTree::new(&self.base_topic) {
+            faults.push(format!("MQTT_BASE_TOPIC: {error}"));
+        }
+        let group_fits = (1..=32).contains(&self.group.len()) && self.group.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+        if !group_fits {
+            faults.push("INGEST_GROUP is 1 to 32 of A-Z a-z 0-9 - _".to_owned());
+        }
+        let ranges = [
+            ("INGEST_SLOTS", usize::from(self.slots), 1, 64),
+            ("INGEST_SHARDS", self.shards, 1, 64),
+            ("INGEST_BATCH_ROWS", self.batch_rows, 1, 1_000_000),
+            ("INGEST_BATCH_BYTES", self.batch_bytes, 1024, 512 * 1024 * 1024),
+            ("INGEST_QUEUE_QOS0", self.queue_qos0, 1, 1 << 24),
+            ("INGEST_HELD_BYTES", self.held_bytes, 1024 * 1024, usize::MAX),
+            ("INGEST_MAX_PAYLOAD_BYTES", self.max_payload_bytes, 1, 256 * 1024 * 1024),
+            ("INGEST_MAX_DEVICE_METRICS", self.max_device_metrics, 1, 1_000_000),
+        ];
+        for (name, value, least, most) in ranges {
+            if value < least || value > most {
+                faults.push(format!("{name} is {value}; {least} to {most} is expected"));
+            }
+        }
+        if self.linger > Duration::from_secs(10) {
+            faults.push("INGEST_LINGER is over 10s; no reading should wait longer for its batch".to_owned());
+        }
+        if !self.shared && self.slots > 1 {
+            faults.push("MQTT_SHARED=false goes with INGEST_SLOTS=1: plain subscriptions would each get every message".to_owned());
+        }
+        faults
+    }
+}

@@ -1,0 +1,83 @@
+//! The newest message of each device and metric set, gathered in memory and written about once a second: an upsert a
+//! message would cost more than its row.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use deadpool_postgres::ClientWrapper;
+use foldhash::fast::FixedState;
+use tokio_postgres::Error;
+
+use crate::db::copy_in::{frame, send};
+
+use super::batch::Rows;
+
+/// How far `latest` may be behind `telemetry`.
+pub const FLUSH_EVERY: Duration = Duration::from_secs(1);
+
+const STAGE: &str = "CREATE TEMPORARY TABLE IF NOT EXISTS stage_latest (LIKE telemetry) ON COMMIT DELETE ROWS";
+const COPY: &str = "COPY stage_latest (device_id, time, metric_set_id, \"values\", extra) FROM STDIN (FORMAT binary)";
+const UPSERT: &str = "
+    INSERT INTO latest AS known (device_id, metric_set_id, time, \"values\", extra)
+    SELECT device_id, metric_set_id, time, \"values\", extra FROM stage_latest ORDER BY device_id, metric_set_id
+    ON CONFLICT (device_id, metric_set_id) DO UPDATE
+        SET time = excluded.time, \"values\" = excluded.\"values\", extra = excluded.extra
+        WHERE excluded.time > known.time";
+
+/// Newest rows that are not written yet, as encoded for COPY.
+#[derive(Debug, Default)]
+pub struct Latest {
+    newest: HashMap<(i32, i64), (i64, Vec<u8>), FixedState>,
+    first: Option<Instant>,
+}
+
+impl Latest {
+    /// Notes a stored batch's rows, which are sorted by key.
+    pub fn note(&mut self, rows: &Rows) {
+        for (index, row) in rows.rows.iter().enumerate() {
+            let (device, time, set) = row.key;
+            // Of a run of one device and set only the last can be the newest.
+            if rows.rows.get(index + 1).is_some_and(|next| next.key.0 == device && next.key.2 == set) {
+                continue;
+            }
+            let known = self.newest.entry((device, set)).or_insert((i64::MIN, Vec::new()));
+            if known.0 < time {
+                known.0 = time;
+                known.1.clear();
+                known.1.extend_from_slice(rows.bytes(row));
+            }
+        }
+        if !self.newest.is_empty() {
+            self.first.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// When the next flush is due; never where there is nothing to write.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        self.first.map(|first| first + FLUSH_EVERY)
+    }
+
+    /// Writes what is newer than the table's, and forgets it.
+    ///
+    /// # Errors
+    /// The server's; nothing is forgotten then.
+    pub async fn flush(&mut self, client: &mut ClientWrapper) -> Result<(), Error> {
+        client.batch_execute(STAGE).await?;
+        let transaction = client.build_transaction().start().await?;
+        let mut buffer = BytesMut::new();
+        let framed = frame(self.newest.values().map(|(_, row)| row.as_slice()), &mut buffer);
+        send(transaction.copy_in(COPY).await?, framed).await?;
+        transaction.execute(UPSERT, &[]).await?;
+        transaction.commit().await?;
+        self.newest.clear();
+        self.first = None;
+        Ok(())
+    }
+
+    /// Puts the next flush off after one that failed.
+    pub fn postpone(&mut self) {
+        self.first = Some(Instant::now());
+    }
+}

@@ -1,0 +1,238 @@
+//! Who waits for an ack: one ledger a connection, entries in receive order.
+//!
+//! ```text
+//! head ──────────────► tail
+//! [done][done][open][done][open]
+//!   └─ acked now ─┘ └ waits for the one before it
+//! ```
+//!
+//! The connection's owner has the [`Window`]: it opens an entry for each QoS 1 delivery and takes done entries off the
+//! head. Everybody else has [`Ticket`]s, which travel with the data and are spent once. A connection that ends takes its
+//! window along, so tickets spent later have nobody to tell: that is the epoch gate of §3.9, made of ownership.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use metrics::Counter;
+use tokio::sync::Notify;
+
+const OPEN: u8 = 0;
+const DONE: u8 = 1;
+
+/// More deliveries came unacked than the Receive Maximum allows.
+#[derive(Debug, thiserror::Error)]
+#[error("the broker has more than {0} deliveries under way, which is the Receive Maximum it was told")]
+pub struct WindowExceeded(u16);
+
+#[derive(Debug)]
+struct Shared {
+    entries: Box<[AtomicU8]>,
+    /// Something was done, or given up.
+    changed: Notify,
+    /// The connection is gone.
+    closed: AtomicBool,
+    /// A ticket was dropped unspent.
+    abandoned: AtomicBool,
+    fenced: Counter,
+}
+
+/// The connection owner's side.
+#[derive(Debug)]
+pub struct Window {
+    shared: Arc<Shared>,
+    packets: Box<[(u16, Instant)]>,
+    receive_maximum: u16,
+    head: u64,
+    tail: u64,
+}
+
+/// The right, and the duty, to say once that a delivery is taken care of. Dropped unspent it closes the connection, so
+/// that the broker delivers again.
+#[derive(Debug)]
+pub struct Ticket {
+    shared: Arc<Shared>,
+    entry: u32,
+    spent: bool,
+}
+
+impl Window {
+    /// A ledger with room for `receive_maximum` entries; acks that come too late are told to `fenced`.
+    #[must_use]
+    pub fn new(receive_maximum: u16, fenced: Counter) -> Self {
+        let size = (usize::from(receive_maximum) + 1).next_power_of_two();
+        let entries = std::iter::repeat_with(|| AtomicU8::new(OPEN)).take(size).collect();
+        let shared = Shared { entries, changed: Notify::new(), closed: AtomicBool::new(false), abandoned: AtomicBool::new(false), fenced };
+        Self { shared: Arc::new(shared), packets: vec![(0, Instant::now()); size].into(), receive_maximum, head: 0, tail: 0 }
+    }
+
+    /// Opens an entry for the delivery with this packet id.
+    ///
+    /// # Errors
+    /// [`WindowExceeded`] when the broker does not keep to the Receive Maximum.
+    pub fn open(&mut self, packet_id: u16, received: Instant) -> Result<Ticket, WindowExceeded> {
+        if self.unacked() >= usize::from(self.receive_maximum) {
+            return Err(WindowExceeded(self.receive_maximum));
+        }
+        let entry = self.index(self.tail);
+        self.shared.entries[entry].store(OPEN, Ordering::Relaxed);
+        self.packets[entry] = (packet_id, received);
+        self.tail += 1;
+        let entry = u32::try_from(entry).expect("a window has at most 65,536 entries");
+        Ok(Ticket { shared: Arc::clone(&self.shared), entry, spent: false })
+    }
+
+    /// Takes the oldest entry if it is done: the packet id to ack now, and when it was received.
+    pub fn next_done(&mut self) -> Option<(u16, Instant)> {
+        if self.head == self.tail {
+            return None;
+        }
+        let entry = self.index(self.head);
+        // Pairs with the release in `Ticket::spend`: what was done before it was said is seen before it is acked.
+        if self.shared.entries[entry].load(Ordering::Acquire) != DONE {
+            return None;
+        }
+        self.head += 1;
+        Some(self.packets[entry])
+    }
+
+    /// Waits until entries were done, or tickets abandoned, since the last time this was awaited.
+    pub async fn changed(&self) {
+        self.shared.changed.notified().await;
+    }
+
+    /// How many entries wait for their ack.
+    #[must_use]
+    pub fn unacked(&self) -> usize {
+        usize::try_from(self.tail - self.head).expect("bounded by the Receive Maximum")
+    }
+
+    /// Whether a ticket was dropped unspent: that entry will never be done.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        self.shared.abandoned.load(Ordering::Acquire)
+    }
+
+    /// The age of the oldest entry.
+    #[must_use]
+    pub fn oldest(&self) -> Duration {
+        if self.head == self.tail { Duration::ZERO } else { self.packets[self.index(self.head)].1.elapsed() }
+    }
+
+    fn index(&self, position: u64) -> usize {
+        usize::try_from(position % self.packets.len() as u64).expect("less than the length")
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        self.shared.closed.store(true, Ordering::Release);
+    }
+}
+
+impl Ticket {
+    fn spend(&mut self) {
+        self.spent = true;
+        self.shared.entries[self.entry as usize].store(DONE, Ordering::Release);
+        if self.shared.closed.load(Ordering::Relaxed) {
+            self.shared.fenced.increment(1);
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.spent {
+            self.shared.abandoned.store(true, Ordering::Release);
+            self.shared.changed.notify_one();
+        }
+    }
+}
+
+/// Spends tickets, all of whose messages are committed, and wakes each connection concerned once.
+pub fn settle(tickets: impl Iterator<Item = Ticket>) {
+    let mut last: Option<Arc<Shared>> = None;
+    for mut ticket in tickets {
+        ticket.spend();
+        match &last {
+            Some(shared) if Arc::ptr_eq(shared, &ticket.shared) => {}
+            _ => {
+                if let Some(shared) = last.replace(Arc::clone(&ticket.shared)) {
+                    shared.changed.notify_one();
+                }
+            }
+        }
+    }
+    if let Some(shared) = last {
+        shared.changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn window(receive_maximum: u16) -> Window {
+        Window::new(receive_maximum, Counter::noop())
+    }
+
+    proptest! {
+        #[test]
+        fn acks_leave_in_receive_order_and_never_before_they_are_done(order in prop::collection::vec(any::<prop::sample::Index>(), 0..300)) {
+            let mut window = window(7);
+            let (mut open, mut acked, mut sent) = (Vec::new(), Vec::new(), 0_u16);
+            for choice in order {
+                if open.len() < 7 && window.unacked() < 7 && choice.index(2) == 0 {
+                    sent += 1;
+                    open.push((sent, window.open(sent, Instant::now()).expect("below the maximum")));
+                } else if !open.is_empty() {
+                    let (_, ticket) = open.swap_remove(choice.index(open.len()));
+                    settle(std::iter::once(ticket));
+                }
+                while let Some((packet, _)) = window.next_done() {
+                    prop_assert!(open.iter().all(|(waiting, _)| *waiting != packet), "acked before it was done");
+                    acked.push(packet);
+                }
+            }
+            prop_assert!(acked.iter().copied().eq(1..=u16::try_from(acked.len()).expect("short")), "out of order: {acked:?}");
+        }
+    }
+
+    #[test]
+    fn a_broker_beyond_the_receive_maximum_is_refused() {
+        let mut window = window(2);
+        let _held: Vec<_> = (1..=2).map(|packet| window.open(packet, Instant::now()).expect("within")).collect();
+        assert!(window.open(3, Instant::now()).is_err());
+    }
+
+    #[test]
+    fn a_ticket_dropped_unspent_is_noticed() {
+        let mut window = window(2);
+        drop(window.open(1, Instant::now()).expect("within"));
+        assert!(window.is_abandoned());
+        assert_eq!(window.next_done(), None, "what nobody took care of is never acked");
+    }
+
+    #[test]
+    fn a_late_ticket_is_fenced() {
+        let metrics = crate::observe::metrics::Metrics::new();
+        let accounting = crate::observe::accounting::Accounting::default();
+        let mut window = Window::new(2, metrics.connection("slot-0").fenced);
+        let ticket = window.open(1, Instant::now()).expect("within");
+        drop(window);
+        settle(std::iter::once(ticket));
+        let page = crate::observe::expose::render(&metrics, &accounting, crate::observe::expose::Page::Qos);
+        assert!(page.contains("iotflow_qos_fenced_acks_total{connection=\"slot-0\",qos=\"1\"} 1"), "{page}");
+    }
+
+    #[tokio::test]
+    async fn settling_wakes_the_owner() {
+        let mut window = window(2);
+        let ticket = window.open(9, Instant::now()).expect("within");
+        let settled = std::thread::spawn(move || settle(std::iter::once(ticket)));
+        window.changed().await;
+        settled.join().expect("no panic");
+        assert_eq!(window.next_done().map(|(packet, _)| packet), Some(9));
+    }
+}

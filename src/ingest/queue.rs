@@ -1,0 +1,250 @@
+//! A shard's queue: lock-free, bounded, from the connections to the shard's thread.
+//!
+//! Who pays when it is full: QoS 0 is shed above its share. QoS 1 always finds a place, because the queue has room for
+//! the whole Receive Maximum of every connection beside that share.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam::queue::ArrayQueue;
+use crossbeam::sync::{Parker, Unparker};
+
+use super::ledger::Ticket;
+
+/// One message on its way from the wire to the table.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The topic name.
+    pub topic: Bytes,
+    /// The payload.
+    pub payload: Bytes,
+    /// Received at, in microseconds since 1970.
+    pub received_at: i64,
+    /// Received at, on the clock that never steps.
+    pub received: Instant,
+    /// What must be spent once it is committed; QoS 0 has none.
+    pub ticket: Option<Ticket>,
+}
+
+impl Delivery {
+    /// 0 or 1: the index into counts by QoS.
+    #[must_use]
+    pub fn qos(&self) -> usize {
+        usize::from(self.ticket.is_some())
+    }
+
+    /// What it weighs against the byte budget.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.topic.len() + self.payload.len()
+    }
+}
+
+/// Bytes of topics and payloads in flight, against a budget.
+#[derive(Debug)]
+pub struct Held {
+    bytes: AtomicUsize,
+    budget: usize,
+}
+
+impl Held {
+    /// Nothing yet, of `budget` bytes.
+    #[must_use]
+    pub fn new(budget: usize) -> Self {
+        Self { bytes: AtomicUsize::new(0), budget }
+    }
+
+    /// A burst came in.
+    pub fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// A batch was settled.
+    pub fn subtract(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes in flight.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether the budget is used up.
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        self.bytes() >= self.budget
+    }
+}
+
+/// The queue of one shard: any number of producers, one consumer.
+#[derive(Debug)]
+pub struct ShardQueue {
+    queue: ArrayQueue<Delivery>,
+    qos0_limit: usize,
+    sleeping: AtomicBool,
+    closed: AtomicBool,
+    consumer: Unparker,
+    /// Taken by the consumer when it starts.
+    parker: Mutex<Option<Parker>>,
+}
+
+/// The consumer's side.
+#[derive(Debug)]
+pub struct Sleeper(Parker);
+
+impl ShardQueue {
+    /// A queue that sheds QoS 0 beyond `qos0` messages and has `qos1` more places.
+    #[must_use]
+    pub fn new(qos0: usize, qos1: usize) -> Self {
+        let parker = Parker::new();
+        Self {
+            queue: ArrayQueue::new(qos0 + qos1),
+            qos0_limit: qos0,
+            sleeping: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            consumer: parker.unparker().clone(),
+            parker: Mutex::new(Some(parker)),
+        }
+    }
+
+    /// Appends a delivery without waking the consumer: call [`ShardQueue::wake`] after a burst.
+    ///
+    /// # Errors
+    /// Returns the delivery when it is to be shed: QoS 0 above the limit.
+    pub fn push(&self, delivery: Delivery) -> Result<(), Delivery> {
+        if delivery.ticket.is_none() && self.queue.len() >= self.qos0_limit {
+            return Err(delivery);
+        }
+        self.queue.push(delivery)
+    }
+
+    /// Wakes the consumer if it sleeps.
+    pub fn wake(&self) {
+        // With the consumer's fence: either we see that it sleeps, or it sees what we pushed.
+        fence(Ordering::SeqCst);
+        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::AcqRel) {
+            self.consumer.unpark();
+        }
+    }
+
+    /// No more will come: the consumer takes what is there and ends.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.consumer.unpark();
+    }
+
+    /// Whether no more will come. What is there may still be taken.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// How many deliveries wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether none waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// How many places there are.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.queue.capacity()
+    }
+
+    /// The consumer's right to sleep; there is one.
+    #[must_use]
+    pub fn sleeper(&self) -> Option<Sleeper> {
+        self.parker.lock().unwrap_or_else(PoisonError::into_inner).take().map(Sleeper)
+    }
+
+    /// Takes the oldest delivery.
+    pub fn pop(&self) -> Option<Delivery> {
+        self.queue.pop()
+    }
+
+    /// Sleeps until something was pushed, the queue was closed, or `most` has passed (for ever where that is `None`).
+    pub fn sleep(&self, sleeper: &Sleeper, most: Option<Duration>) {
+        self.sleeping.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if self.queue.is_empty() && !self.is_closed() {
+            match most {
+                None => sleeper.0.park(),
+                Some(most) => sleeper.0.park_timeout(most),
+            }
+        }
+        self.sleeping.store(false, Ordering::Relaxed);
+    }
+
+    /// Sleeps although something may be there: until it is woken by [`ShardQueue::nudge`] or closed, or `most` has passed.
+    pub fn rest(&self, sleeper: &Sleeper, most: Duration) {
+        sleeper.0.park_timeout(most);
+    }
+
+    /// Wakes the consumer whether or not something was pushed.
+    pub fn nudge(&self) {
+        self.consumer.unpark();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    fn delivery(number: usize) -> Delivery {
+        Delivery { topic: Bytes::new(), payload: Bytes::from(number.to_string()), received_at: 0, received: Instant::now(), ticket: None }
+    }
+
+    #[test]
+    fn nothing_is_lost_or_left_asleep_between_producers_and_consumer() {
+        const EACH: usize = 20_000;
+        let queue = Arc::new(ShardQueue::new(4 * EACH, 0));
+        let producers: Vec<_> = (0..4)
+            .map(|_| {
+                let queue = Arc::clone(&queue);
+                std::thread::spawn(move || {
+                    for number in 0..EACH {
+                        queue.push(delivery(number)).expect("there is room");
+                        queue.wake();
+                    }
+                })
+            })
+            .collect();
+        let sleeper = queue.sleeper().expect("the first to ask");
+        let mut taken = 0;
+        while taken < 4 * EACH {
+            // Without a limit: a wake-up that got lost would hang the test.
+            queue.sleep(&sleeper, None);
+            while queue.pop().is_some() {
+                taken += 1;
+            }
+        }
+        for producer in producers {
+            producer.join().expect("no panic");
+        }
+    }
+
+    #[test]
+    fn qos0_is_shed_above_its_share_and_qos1_is_not() {
+        let mut window = super::super::ledger::Window::new(2, metrics::Counter::noop());
+        let queue = ShardQueue::new(1, 2);
+        assert!(queue.push(delivery(1)).is_ok());
+        assert!(queue.push(delivery(2)).is_err(), "the share of QoS 0 is used up");
+        for packet in 1..=2 {
+            let ticket = window.open(packet, Instant::now()).expect("within the window");
+            assert!(queue.push(Delivery { ticket: Some(ticket), ..delivery(3) }).is_ok());
+        }
+        assert!(queue.sleeper().is_some());
+        assert!(queue.sleeper().is_none(), "one consumer only");
+    }
+}

@@ -1,0 +1,171 @@
+//! Status topics: where each device stands. One stage for all devices, in the order in which the messages came.
+//!
+//! Of a device's messages in one batch only the newest of each meaning counts; they are written in one transaction and
+//! acked after it, as readings are.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use deadpool_postgres::ClientWrapper;
+use foldhash::fast::FixedState;
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use crate::lifecycle::backoff::Backoff;
+use crate::observe::accounting::ByQos;
+use crate::protocol::id::DeviceId;
+use crate::protocol::payload::{Origin, Parser};
+use crate::protocol::reject::{Reason, Rejection};
+use crate::protocol::topic::{Channel, Status, Telemetry, TopicTree};
+
+use super::batch::Message;
+use super::config::Config;
+use super::copy::Store;
+use super::dead_letter;
+use super::ledger;
+use super::queue::Delivery;
+use super::resolve;
+use super::transaction::{AttemptError, on_connection};
+
+/// Most messages in one transaction.
+const BATCH: usize = 5_000;
+
+const UPSERT: &str = "
+    INSERT INTO device_status AS known (device_id, status, since, seen_at, payload)
+    SELECT device_id, status, at, at, payload
+    FROM (SELECT device_id, status, timestamptz '1970-01-01 00:00:00+00' + micros * interval '1 microsecond' AS at, payload::jsonb AS payload
+          FROM unnest($1::int4[], $2::text[], $3::int8[], $4::text[]) AS news (device_id, status, micros, payload)) AS news
+    ORDER BY device_id
+    ON CONFLICT (device_id) DO UPDATE
+        SET status = excluded.status, seen_at = excluded.seen_at, payload = coalesce(excluded.payload, known.payload),
+            since = CASE WHEN known.status = excluded.status THEN known.since ELSE excluded.since END
+        WHERE excluded.seen_at >= known.seen_at";
+
+/// What a device's newest message said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct State {
+    online: bool,
+    at: i64,
+    payload: Option<String>,
+}
+
+/// The stage.
+#[derive(Debug)]
+pub struct StatusStage {
+    store: Store,
+    tree: TopicTree,
+    parser: Parser,
+}
+
+impl StatusStage {
+    /// A stage on what `store` shares.
+    #[must_use]
+    pub fn new(config: &Config, tree: TopicTree, store: Store) -> Self {
+        Self { store, tree, parser: Parser::new(config.time_window) }
+    }
+
+    /// Stores what comes until the inbox is closed and empty.
+    pub async fn run(mut self, mut inbox: mpsc::Receiver<Delivery>) {
+        let give_up = self.store.give_up.clone();
+        let mut deliveries = Vec::with_capacity(BATCH);
+        while inbox.recv_many(&mut deliveries, BATCH).await > 0 {
+            let mut messages: Vec<Message> = deliveries.drain(..).map(|delivery| Message { delivery, device_time: None, new_rows: 0, refusal: None }).collect();
+            let states = self.read(&mut messages);
+            let stored = tokio::select! {
+                () = self.store(&messages, &states) => true,
+                () = give_up.cancelled() => false,
+            };
+            self.settle(messages, stored);
+        }
+    }
+
+    fn read(&mut self, messages: &mut [Message]) -> HashMap<DeviceId, State, FixedState> {
+        let mut states: HashMap<DeviceId, State, FixedState> = HashMap::default();
+        for message in messages {
+            match self.state(&message.delivery) {
+                Ok((device, state)) => match states.get_mut(&device) {
+                    Some(known) if known.at <= state.at => *known = state,
+                    Some(_) => {}
+                    None => drop(states.insert(device, state)),
+                },
+                Err(rejection) => message.refuse(rejection),
+            }
+        }
+        states
+    }
+
+    fn state(&mut self, delivery: &Delivery) -> Result<(DeviceId, State), Rejection> {
+        let (device, channel) = self.tree.parse(&delivery.topic)?;
+        let Channel::Status(status) = channel else {
+            return Err(Rejection::new(Reason::UnknownTopic, "no status topic"));
+        };
+        let mut state = State { online: status != Status::Offline, at: delivery.received_at, payload: None };
+        // The topic says it all; an empty payload also clears a retained message.
+        if !delivery.payload.is_empty() {
+            let origin = Origin { device, kind: Telemetry::Events, received_at: delivery.received_at };
+            self.parser.parse(origin, &delivery.payload, |reading| {
+                state.at = reading.time;
+                state.payload = String::from_utf8(reading.extra.clone()).ok();
+                Ok(())
+            })?;
+        }
+        Ok((device.to_owned(), state))
+    }
+
+    async fn store(&self, messages: &[Message], states: &HashMap<DeviceId, State, FixedState>) {
+        let mut patience = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        loop {
+            let attempt = on_connection(&self.store.pool, self.store.copy_timeout, async |client| write(client, messages, states).await);
+            match attempt.await {
+                Ok(()) => return,
+                Err(failure) => {
+                    let wait = patience.next_wait();
+                    warn!(%failure, ?wait, "storing device states failed and is tried again");
+                    tokio::time::sleep(wait).await;
+                }
+            }
+        }
+    }
+
+    fn settle(&self, messages: Vec<Message>, stored: bool) {
+        let (mut committed, mut dead, mut abandoned): (ByQos, ByQos, ByQos) = Default::default();
+        for message in &messages {
+            let outcome = match (&message.refusal, stored) {
+                (_, false) => &mut abandoned,
+                (Some(_), true) => &mut dead,
+                (None, true) => &mut committed,
+            };
+            outcome[message.delivery.qos()] += 1;
+            if let (Some(refusal), true) = (&message.refusal, stored) {
+                self.store.metrics.rejected[refusal.rejection.reason as usize].increment(1);
+            }
+        }
+        self.store.metrics.status_written.increment(committed[0] + committed[1]);
+        self.store.accounting.book(|totals| {
+            for qos in 0..2 {
+                totals.committed[qos] += committed[qos];
+                totals.dead_lettered[qos] += dead[qos];
+                totals.abandoned[qos] += abandoned[qos];
+            }
+        });
+        self.store.held.subtract(messages.iter().map(|message| message.delivery.held_bytes()).sum());
+        if stored {
+            ledger::settle(messages.into_iter().filter_map(|mut message| message.delivery.ticket.take()));
+        }
+    }
+}
+
+async fn write(client: &mut ClientWrapper, messages: &[Message], states: &HashMap<DeviceId, State, FixedState>) -> Result<(), AttemptError> {
+    let (devices, states): (Vec<DeviceId>, Vec<&State>) = states.iter().map(|(device, state)| (device.clone(), state)).unzip();
+    let ids = resolve::devices(client, &devices).await?;
+    let transaction = client.build_transaction().start().await?;
+    if !ids.is_empty() {
+        let statuses: Vec<&str> = states.iter().map(|state| if state.online { "online" } else { "offline" }).collect();
+        let times: Vec<i64> = states.iter().map(|state| state.at).collect();
+        let payloads: Vec<Option<&str>> = states.iter().map(|state| state.payload.as_deref()).collect();
+        transaction.execute(UPSERT, &[&ids, &statuses, &times, &payloads]).await?;
+    }
+    dead_letter::insert(&transaction, messages.iter()).await?;
+    transaction.commit().await?;
+    Ok(())
+}

@@ -1,0 +1,480 @@
+//! The source: one session at the broker, held by whoever holds its lease, resumed for ever.
+//!
+//! ```text
+//! lease held ─► CONNECT (session kept) ─► SUBSCRIBE, after every CONNACK ─► deliveries ⇄ acks ─► ends ─► back off, again
+//! ```
+//!
+//! The loop that reads also acks, so an ack and the connection it belongs to cannot be told apart by accident: when the
+//! connection ends, its window goes with it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnAckProperties, Filter, Packet, Publish, RetainForwardRule, SubscribeReasonCode};
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::db::lease::Lease;
+use crate::lifecycle::backoff::Backoff;
+use crate::lifecycle::readiness::Latch;
+use crate::mqtt::config::Config as MqttConfig;
+use crate::mqtt::connection::{Connection, ConnectionError};
+use crate::observe::accounting::{Accounting, ByQos};
+use crate::observe::metrics::{ConnectionMetrics, Metrics};
+use crate::protocol::time;
+
+use super::ledger::{Window, WindowExceeded};
+use super::pipeline::Inlet;
+use super::queue::{Delivery, Held};
+
+/// What Mosquitto says it dropped, all clients together.
+pub const BROKER_DROPPED_TOPIC: &str = "$SYS/broker/publish/messages/dropped";
+/// The longest wait for a SUBACK or UNSUBACK.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// A session that is to end is drained when nothing came for this long.
+const QUIET: Duration = Duration::from_secs(2);
+/// A delivery that waits longer for its commit makes the service unready.
+const STUCK_AFTER: Duration = Duration::from_secs(30);
+/// How often gauges are set, and a pause in reading is reconsidered.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Where deliveries go.
+#[derive(Debug)]
+pub enum Outlet {
+    /// To the shards.
+    Telemetry(Inlet),
+    /// To the status stage.
+    Status(mpsc::Sender<Delivery>),
+}
+
+/// What the session is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Purpose {
+    /// To receive what these filters match. A refused filter that begins with `$SYS` is passed over.
+    Subscribe(Vec<String>),
+    /// To take what it still holds, unsubscribe from these filters, and end it.
+    Retire(Vec<String>),
+}
+
+/// One session of the installation.
+#[derive(Debug)]
+pub struct Subscriber {
+    /// The name in logs and metrics, `slot-0`.
+    pub name: String,
+    /// The session's client id.
+    pub client_id: String,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// Where its deliveries go.
+    pub outlet: Outlet,
+    /// How to reach the broker.
+    pub mqtt: MqttConfig,
+    /// Whether this process may open the session.
+    pub lease: watch::Receiver<Lease>,
+    /// Whether it works.
+    pub latch: Latch,
+    /// The account of messages.
+    pub accounting: Arc<Accounting>,
+    /// The series that are not a connection's own.
+    pub metrics: Arc<Metrics>,
+    /// Bytes in flight.
+    pub held: Arc<Held>,
+    /// Ends reading; what was read is still committed and acked.
+    pub stop: CancellationToken,
+}
+
+/// How a session's connection came to its end.
+#[derive(Debug)]
+enum End {
+    /// As we were told to stop: everything acked, the session kept.
+    Stopped,
+    /// The session is drained and forgotten.
+    Retired,
+    /// Another replica may have the session now.
+    LeaseLost,
+}
+
+/// Why a connection ended that should not have.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    #[error(transparent)]
+    Window(#[from] WindowExceeded),
+    #[error("a delivery was dropped without a verdict; the broker is asked to deliver again")]
+    Abandoned,
+    #[error("the broker does not answer a subscription")]
+    NoAnswer,
+    #[error("the broker refused the subscription to {filter}: {reason:?}; the service's user needs the right to read it")]
+    Refused { filter: String, reason: SubscribeReasonCode },
+    #[error("the broker offers no shared subscriptions; set MQTT_SHARED=false for one plain durable subscription")]
+    NoSharedSubscriptions,
+    #[error("the broker offers no wildcard subscriptions, without which a fleet cannot be followed")]
+    NoWildcards,
+}
+
+impl Subscriber {
+    /// Runs the session whenever the lease is held, until stopped, or retired.
+    pub async fn run(mut self) {
+        let metrics = self.metrics.connection(&self.name);
+        let mut patience = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        loop {
+            self.latch.ready("another replica holds this session; standing by");
+            metrics.leased.set(0.0);
+            let (lease, stop) = (&mut self.lease, &self.stop);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = wait_for(lease, Lease::Held) => {}
+            }
+            if self.lease.has_changed().is_err() {
+                return;
+            }
+            metrics.leased.set(1.0);
+            let begun = Instant::now();
+            let end = self.session(&metrics).await;
+            metrics.connected.set(0.0);
+            metrics.unacked.set(0.0);
+            metrics.window_use.set(0.0);
+            metrics.oldest_unacked.set(0.0);
+            match end {
+                Ok(End::Stopped | End::Retired) => {
+                    self.latch.ready("ended");
+                    return;
+                }
+                Ok(End::LeaseLost) => warn!(connection = self.name, "the lease went to another replica; the session is left to it"),
+                Err(broken) => {
+                    metrics.disconnects.increment(1);
+                    self.latch.unready(broken.to_string());
+                    if begun.elapsed() > Duration::from_secs(30) {
+                        patience.reset();
+                    }
+                    let wait = patience.next_wait();
+                    report(&self.name, &broken, wait);
+                    tokio::select! {
+                        () = self.stop.cancelled() => return,
+                        () = tokio::time::sleep(wait) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn session(&self, metrics: &ConnectionMetrics) -> Result<End, Broken> {
+        let opened = tokio::select! {
+            opened = Connection::open(&self.mqtt, &self.client_id) => opened?,
+            () = self.stop.cancelled() => return Ok(End::Stopped),
+        };
+        let (mut connection, connack) = opened;
+        self.note_connack(&connack, metrics)?;
+        let asked = match &self.purpose {
+            Purpose::Subscribe(filters) => connection.subscribe(filters.iter().map(|filter| durable_filter(filter)).collect())?,
+            Purpose::Retire(filters) if connack.session_present => connection.unsubscribe(filters.clone())?,
+            Purpose::Retire(_) => {
+                connection.disconnect(true).await?;
+                return Ok(End::Retired);
+            }
+        };
+        let window = Window::new(self.mqtt.receive_maximum, metrics.fenced.clone());
+        let live = Live { window, asked, answered: None, opened: Instant::now(), heard: Instant::now(), stopping: false, peaks: Peaks::default() };
+        self.serve(connection, live, metrics).await
+    }
+
+    async fn serve(&self, mut connection: Connection, mut live: Live, metrics: &ConnectionMetrics) -> Result<End, Broken> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut paused = false;
+        let mut lease = self.lease.clone();
+        loop {
+            if live.stopping && live.window.unacked() == 0 {
+                connection.disconnect(false).await?;
+                return Ok(End::Stopped);
+            }
+            if paused != self.held.is_exhausted() {
+                paused = !paused;
+                self.metrics.pauses.increment(u64::from(paused));
+            }
+            let reading = !live.stopping && !paused;
+            tokio::select! {
+                biased;
+                () = live.window.changed() => {
+                    if live.window.is_abandoned() {
+                        return Err(Broken::Abandoned);
+                    }
+                    self.ack(&mut connection, &mut live, metrics);
+                }
+                () = self.stop.cancelled(), if !live.stopping => live.stopping = true,
+                () = wait_for(&mut lease, Lease::Free) => return Ok(End::LeaseLost),
+                turned = connection.turn(reading) => {
+                    turned?;
+                    self.take_packets(&mut connection, &mut live, metrics)?;
+                }
+                _ = tick.tick() => {
+                    if self.look_after(&live, metrics)? {
+                        connection.disconnect(true).await?;
+                        return Ok(End::Retired);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Everything that was read at once: one look at the clock, one entry in the account, one wake-up a shard.
+    fn take_packets(&self, connection: &mut Connection, live: &mut Live, metrics: &ConnectionMetrics) -> Result<(), Broken> {
+        let (received, received_at) = (Instant::now(), time::now());
+        let (mut count, mut redelivered, mut shed): (ByQos, ByQos, ByQos) = Default::default();
+        let mut held = 0;
+        let mut first_error = None;
+        loop {
+            let packet = match connection.next_packet() {
+                Ok(Some(packet)) => packet,
+                Ok(None) => break,
+                Err(error) => {
+                    first_error = Some(error.into());
+                    break;
+                }
+            };
+            match packet {
+                Packet::Publish(publish) if publish.topic.starts_with(b"$SYS/") => self.note_dropped(&publish),
+                Packet::Publish(publish) => {
+                    let qos = usize::from(publish.qos != QoS::AtMostOnce);
+                    let ticket = match qos {
+                        0 => None,
+                        _ => match live.window.open(publish.pkid, received) {
+                            Ok(ticket) => Some(ticket),
+                            Err(error) => {
+                                first_error = Some(error.into());
+                                break;
+                            }
+                        },
+                    };
+                    count[qos] += 1;
+                    redelivered[qos] += u64::from(publish.dup);
+                    let delivery = Delivery { topic: publish.topic, payload: publish.payload, received_at, received, ticket };
+                    let bytes = delivery.held_bytes();
+                    match self.offer(delivery) {
+                        Ok(()) => held += bytes,
+                        // Only QoS 0 is ever refused; a QoS 1 refused would be a bug, which its ticket reports.
+                        Err(refused) => shed[refused.qos()] += 1,
+                    }
+                }
+                other => {
+                    if let Err(broken) = self.take_answer(&other, live, metrics) {
+                        first_error = Some(broken);
+                        break;
+                    }
+                }
+            }
+        }
+        if count != [0, 0] {
+            live.heard = received;
+            self.held.add(held);
+            self.accounting.book(|totals| {
+                for qos in 0..2 {
+                    totals.received[qos] += count[qos];
+                    totals.redelivered[qos] += redelivered[qos];
+                    totals.shed[qos] += shed[qos];
+                }
+            });
+            if let Outlet::Telemetry(inlet) = &self.outlet {
+                inlet.wake();
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+
+    fn offer(&self, delivery: Delivery) -> Result<(), Delivery> {
+        if delivery.ticket.is_none() && self.held.is_exhausted() {
+            return Err(delivery);
+        }
+        match &self.outlet {
+            Outlet::Telemetry(inlet) => inlet.push(delivery),
+            Outlet::Status(inbox) => {
+                // Half of its places are QoS 1's own.
+                if delivery.ticket.is_none() && inbox.capacity() <= usize::from(self.mqtt.receive_maximum) {
+                    return Err(delivery);
+                }
+                inbox.try_send(delivery).map_err(|refused| refused.into_inner())
+            }
+        }
+    }
+
+    fn take_answer(&self, packet: &Packet, live: &mut Live, metrics: &ConnectionMetrics) -> Result<(), Broken> {
+        match (packet, &self.purpose) {
+            (Packet::SubAck(answer), Purpose::Subscribe(filters)) if answer.pkid == live.asked => {
+                for (filter, reason) in filters.iter().zip(&answer.return_codes) {
+                    match reason {
+                        SubscribeReasonCode::Success(QoS::AtMostOnce) if !filter.starts_with("$SYS/") => {
+                            self.warn("the broker grants QoS 0 only: nothing is acked, and what is on its way when a connection ends is lost");
+                        }
+                        SubscribeReasonCode::Success(_) => {}
+                        _ if filter.starts_with("$SYS/") => {}
+                        reason => return Err(Broken::Refused { filter: filter.clone(), reason: *reason }),
+                    }
+                }
+                info!(connection = self.name, "subscribed");
+                self.latch.ready("subscribed");
+                metrics.connected.set(1.0);
+                live.answered = Some(Instant::now());
+            }
+            (Packet::UnsubAck(answer), Purpose::Retire(_)) if answer.pkid == live.asked => live.answered = Some(Instant::now()),
+            // PINGRESP and the like say that the broker is there, which the connection has noted.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn ack(&self, connection: &mut Connection, live: &mut Live, metrics: &ConnectionMetrics) {
+        let before = live.window.unacked();
+        let mut acked = 0;
+        let mut run: Option<(Instant, usize)> = None;
+        while let Some((packet_id, received)) = live.window.next_done() {
+            connection.ack(packet_id);
+            acked += 1;
+            run = match run {
+                Some((instant, length)) if instant == received => Some((instant, length + 1)),
+                _ => {
+                    self.observe_acks(run);
+                    Some((received, 1))
+                }
+            };
+        }
+        self.observe_acks(run);
+        metrics.acked.increment(acked);
+        if acked > 0 && live.peaks.note(before) && before < usize::from(self.mqtt.receive_maximum) {
+            self.warn(&format!(
+                "the broker keeps at most {before} deliveries under way although {} are allowed; that caps the rate: raise its window (Mosquitto: max_inflight_messages 0)",
+                self.mqtt.receive_maximum
+            ));
+        }
+    }
+
+    fn observe_acks(&self, run: Option<(Instant, usize)>) {
+        if let Some((received, length)) = run {
+            self.metrics.ack_latency.record_many(received.elapsed().as_secs_f64(), length);
+        }
+    }
+
+    /// Gauges, and what must not wait for ever. Returns whether a session that is to end has been drained.
+    fn look_after(&self, live: &Live, metrics: &ConnectionMetrics) -> Result<bool, Broken> {
+        let (unacked, oldest) = (live.window.unacked(), live.window.oldest());
+        #[expect(clippy::cast_precision_loss, reason = "at most 65,535")]
+        metrics.unacked.set(unacked as f64);
+        #[expect(clippy::cast_precision_loss, reason = "at most 65,535")]
+        metrics.window_use.set(unacked as f64 / f64::from(self.mqtt.receive_maximum));
+        metrics.oldest_unacked.set(oldest.as_secs_f64());
+        if live.answered.is_none() {
+            return if live.opened.elapsed() > ANSWER_WITHIN { Err(Broken::NoAnswer) } else { Ok(false) };
+        }
+        if oldest > STUCK_AFTER {
+            self.latch.unready(format!("{unacked} deliveries wait for their commit, the oldest for {} s", oldest.as_secs()));
+        } else {
+            self.latch.ready("subscribed");
+        }
+        let quiet = live.heard.elapsed() > QUIET && unacked == 0;
+        Ok(quiet && matches!(self.purpose, Purpose::Retire(_)))
+    }
+
+    fn note_connack(&self, connack: &ConnAck, metrics: &ConnectionMetrics) -> Result<(), Broken> {
+        info!(connection = self.name, client_id = self.client_id, resumed = connack.session_present, "connected");
+        if connack.session_present { metrics.resumed.increment(1) } else { metrics.started.increment(1) }
+        self.latch.clear_warnings();
+        let Some(properties) = &connack.properties else { return Ok(()) };
+        let wants_share = matches!(&self.purpose, Purpose::Subscribe(filters) if filters.iter().any(|filter| filter.starts_with("$share/")));
+        if wants_share && properties.shared_subscription_available == Some(0) {
+            return Err(Broken::NoSharedSubscriptions);
+        }
+        if properties.wildcard_subscription_available == Some(0) {
+            return Err(Broken::NoWildcards);
+        }
+        for warning in limits(properties, &self.mqtt) {
+            self.warn(&warning);
+        }
+        Ok(())
+    }
+
+    fn note_dropped(&self, publish: &Publish) {
+        let Some(dropped) = std::str::from_utf8(&publish.payload).ok().and_then(|text| text.trim().parse::<f64>().ok()) else { return };
+        self.metrics.broker_dropped.set(dropped);
+        if dropped > 0.0 {
+            self.warn("the broker has dropped messages (iotflow_broker_dropped_messages): a queue limit is too low (Mosquitto: max_queued_messages 0, with max_queued_bytes and memory_limit)");
+        }
+    }
+
+    fn warn(&self, warning: &str) {
+        if self.latch.warn(warning) {
+            warn!(connection = self.name, "{warning}");
+        }
+    }
+}
+
+/// Waits until the lease is in this state, or its keeper has ended.
+async fn wait_for(lease: &mut watch::Receiver<Lease>, state: Lease) {
+    let _keeper_lives = lease.wait_for(|lease| *lease == state).await.is_ok();
+}
+
+/// The state of a connection in force.
+#[derive(Debug)]
+struct Live {
+    window: Window,
+    /// The packet id of our SUBSCRIBE or UNSUBSCRIBE.
+    asked: u16,
+    answered: Option<Instant>,
+    opened: Instant,
+    heard: Instant,
+    stopping: bool,
+    peaks: Peaks,
+}
+
+/// How many deliveries were under way at each of the last acks. The same number every time, and not a small one, is a
+/// limit of the broker's and no coincidence.
+#[derive(Debug, Default)]
+struct Peaks {
+    last: usize,
+    repeats: usize,
+}
+
+impl Peaks {
+    const TELLING: usize = 8;
+    const TIMES: usize = 32;
+
+    fn note(&mut self, unacked: usize) -> bool {
+        self.repeats = if unacked == self.last { self.repeats + 1 } else { 0 };
+        self.last = unacked;
+        unacked >= Self::TELLING && self.repeats == Self::TIMES
+    }
+}
+
+/// What the broker announced that caps the rate or may lose data.
+fn limits(properties: &ConnAckProperties, mqtt: &MqttConfig) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(seconds) = properties.session_expiry_interval.filter(|seconds| u64::from(*seconds) < mqtt.session_expiry.as_secs()) {
+        warnings.push(format!("the broker keeps a session for {seconds} s only, not for {} s: what is published while we are away longer is lost", mqtt.session_expiry.as_secs()));
+    }
+    if properties.max_qos == Some(0) {
+        warnings.push("the broker takes no QoS above 0 (Maximum QoS)".to_owned());
+    }
+    warnings
+}
+
+/// At QoS 1: a QoS 2 publish then comes at QoS 1, and the row's key makes it exactly-once. Retained messages come once,
+/// with a new subscription.
+fn durable_filter(path: &str) -> Filter {
+    let mut filter = Filter::new(path, QoS::AtLeastOnce);
+    filter.preserve_retain = true;
+    filter.retain_forward_rule = if path.starts_with("$share/") { RetainForwardRule::Never } else { RetainForwardRule::OnNewSubscribe };
+    filter
+}
+
+fn report(name: &str, broken: &Broken, wait: Duration) {
+    match broken {
+        Broken::Connection(failure) if failure.is_takeover() => {
+            error!(connection = name, ?wait, "another client took our client id over although we hold its lease; is it in use elsewhere?");
+        }
+        Broken::Refused { .. } | Broken::NoSharedSubscriptions | Broken::NoWildcards | Broken::Abandoned => error!(connection = name, %broken, ?wait, "the session cannot be used as it is"),
+        _ => warn!(connection = name, %broken, ?wait, "disconnected"),
+    }
+}

@@ -1,0 +1,15 @@
+//! The wire in: one MQTT 5 connection, driven by whoever owns it.
+//!
+//! ```text
+//! config ──► tls ──► connection: bytes ⇄ packets of rumqttc's v5 codec
+//! ```
+//!
+//! rumqttc's own event loop writes and flushes each ack by itself and cannot tell which connection an ack belongs to.
+//! Here the owner of a [`connection::Connection`] puts all acks of a commit into one write, and a connection that ended is
+//! gone with its unsent acks: a late ack has nowhere to go. ARCHITECTURE.md says what this gained.
+
+pub mod config;
+
+mod tls;
+
+pub mod connection;

@@ -1,0 +1,56 @@
+//! The account of every message: each delivery is received once and ends in exactly one outcome.
+//!
+//! Stages report per burst and per batch under one lock, so a reader sees the sum hold at every instant.
+
+use std::sync::{Mutex, PoisonError};
+
+/// Counts by QoS of the delivery: index 0 for QoS 0, 1 for QoS 1 (a subscription at QoS 1 sees no other).
+pub type ByQos = [u64; 2];
+
+/// How many messages had which fate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Taken from the wire, redeliveries included.
+    pub received: ByQos,
+    /// Of these, marked DUP by the broker.
+    pub redelivered: ByQos,
+    /// Stored: at least one new row, or a status taken over.
+    pub committed: ByQos,
+    /// Recognised: every row was there already.
+    pub duplicates: ByQos,
+    /// Stored as a dead letter, in whole or in part.
+    pub dead_lettered: ByQos,
+    /// Dropped by rule under overload (QoS 0 only).
+    pub shed: ByQos,
+    /// Let go without a verdict, for the broker to redeliver: at a shutdown that could not wait, or by a bug.
+    pub abandoned: ByQos,
+}
+
+impl Totals {
+    /// What was received and has no outcome yet.
+    #[must_use]
+    pub fn in_flight(&self) -> ByQos {
+        [0, 1].map(|qos| self.received[qos] - self.settled(qos))
+    }
+
+    fn settled(&self, qos: usize) -> u64 {
+        self.committed[qos] + self.duplicates[qos] + self.dead_lettered[qos] + self.shed[qos] + self.abandoned[qos]
+    }
+}
+
+/// The running totals of one service.
+#[derive(Debug, Default)]
+pub struct Accounting(Mutex<Totals>);
+
+impl Accounting {
+    /// Books a burst or a batch at once.
+    pub fn book(&self, entry: impl FnOnce(&mut Totals)) {
+        entry(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The totals at one instant.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

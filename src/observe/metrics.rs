@@ -1,0 +1,306 @@
+//! Every series, declared on one page: name, kind, unit, help, labels, buckets.
+//!
+//! Labels come from small closed sets; a device id is never one. Names that begin with `iotflow_qos_` are served
+//! at `/metrics/qos`, all others at `/metrics`.
+
+use std::sync::Arc;
+
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+use crate::protocol::reject::Reason;
+
+/// The first letters of every series of `/metrics/qos`.
+pub const QOS_PREFIX: &str = "iotflow_qos_";
+
+/// From half a millisecond (a commit on an idle machine) to a minute (a database that came back).
+const LATENCY_SECONDS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+/// From a lone reading to the largest batch.
+const ROWS: &[f64] = &[1.0, 10.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0, 25_000.0, 50_000.0, 100_000.0];
+
+/// A declared family of series.
+#[derive(Debug, Clone, Copy)]
+pub struct Family {
+    /// The full name.
+    pub name: &'static str,
+    kind: Kind,
+    unit: Unit,
+    help: &'static str,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram(&'static [f64]),
+}
+
+macro_rules! families {
+    ($($constant:ident: $kind:expr, $name:literal, $unit:ident, $help:literal;)+) => {
+        $(const $constant: Family = Family { name: $name, kind: $kind, unit: Unit::$unit, help: $help };)+
+        /// Every family, in the order of declaration.
+        pub const FAMILIES: &[Family] = &[$($constant,)+];
+    };
+}
+
+families! {
+    QOS_RECEIVED: Kind::Counter, "iotflow_qos_received_total", Count, "Messages taken from the wire, redeliveries included, by QoS of the delivery";
+    QOS_REDELIVERED: Kind::Counter, "iotflow_qos_redelivered_total", Count, "Messages received with the DUP flag";
+    QOS_COMMITTED: Kind::Counter, "iotflow_qos_committed_total", Count, "Messages stored with at least one new row";
+    QOS_DUPLICATES: Kind::Counter, "iotflow_qos_duplicates_total", Count, "Messages whose every row was stored before";
+    QOS_DEAD_LETTERED: Kind::Counter, "iotflow_qos_dead_lettered_total", Count, "Messages stored as dead letters, in whole or in part";
+    QOS_SHED: Kind::Counter, "iotflow_qos_shed_total", Count, "QoS 0 messages dropped by rule under overload";
+    QOS_ABANDONED: Kind::Counter, "iotflow_qos_abandoned_total", Count, "Messages let go without a verdict, unacked, for the broker to redeliver";
+    QOS_IN_FLIGHT: Kind::Gauge, "iotflow_qos_in_flight", Count, "Messages received that have no outcome yet";
+    QOS_ACKED: Kind::Counter, "iotflow_qos_acked_total", Count, "PUBACKs handed to the wire, each after the commit";
+    QOS_FENCED: Kind::Counter, "iotflow_qos_fenced_acks_total", Count, "Acks that came due after their connection had ended and were never sent";
+    QOS_UNACKED: Kind::Gauge, "iotflow_qos_unacked", Count, "Deliveries of this connection that wait for their ack";
+    QOS_WINDOW_USE: Kind::Gauge, "iotflow_qos_window_use_ratio", Count, "Unacked deliveries over the Receive Maximum";
+    QOS_OLDEST_UNACKED: Kind::Gauge, "iotflow_qos_oldest_unacked_seconds", Seconds, "Age of the oldest delivery that waits for its ack";
+    QOS_COMMIT_LATENCY: Kind::Histogram(LATENCY_SECONDS), "iotflow_qos_commit_latency_seconds", Seconds, "From receipt to commit";
+    QOS_ACK_LATENCY: Kind::Histogram(LATENCY_SECONDS), "iotflow_qos_ack_latency_seconds", Seconds, "From receipt to the PUBACK";
+
+    INGEST_PUBLISH_TO_COMMIT: Kind::Histogram(LATENCY_SECONDS), "iotflow_ingest_publish_to_commit_seconds", Seconds, "From the device's own time to the commit, of messages that are less than a minute old";
+    INGEST_ROWS: Kind::Counter, "iotflow_ingest_rows_total", Count, "Rows by table and outcome (new, duplicate)";
+    INGEST_REJECTED: Kind::Counter, "iotflow_ingest_rejected_total", Count, "Dead letters by reason";
+    INGEST_ADJUSTED: Kind::Counter, "iotflow_ingest_adjusted_total", Count, "Readings stored under a rule that changed them (receipt_time, rounded_integer, null_left_out)";
+    INGEST_QUEUE_DEPTH: Kind::Gauge, "iotflow_ingest_queue_depth", Count, "Deliveries that wait in a shard's queue";
+    INGEST_QUEUE_CAPACITY: Kind::Gauge, "iotflow_ingest_queue_capacity", Count, "Places in a shard's queue";
+    INGEST_HELD_BYTES: Kind::Gauge, "iotflow_ingest_held_bytes", Bytes, "Topics and payloads of the messages in flight";
+    INGEST_PAUSES: Kind::Counter, "iotflow_ingest_read_pauses_total", Count, "Times a connection stopped reading because the byte budget was used up";
+
+    DB_COPY_SECONDS: Kind::Histogram(LATENCY_SECONDS), "iotflow_db_copy_seconds", Seconds, "One batch's way through COPY and commit";
+    DB_COPY_ROWS: Kind::Histogram(ROWS), "iotflow_db_copy_rows", Count, "Rows per batch";
+    DB_TRANSACTIONS: Kind::Counter, "iotflow_db_transactions_total", Count, "Transactions by name and outcome (ok, retried, refused)";
+    DB_PARTITIONS: Kind::Counter, "iotflow_db_partitions_total", Count, "Partitions by what was done to them (created, dropped)";
+
+    MQTT_CONNECTED: Kind::Gauge, "iotflow_mqtt_connected", Count, "1 while the connection's subscriptions are in force";
+    MQTT_CONNECTS: Kind::Counter, "iotflow_mqtt_connects_total", Count, "CONNACKs received, by whether the session was resumed";
+    MQTT_DISCONNECTS: Kind::Counter, "iotflow_mqtt_disconnects_total", Count, "Connections that ended, but for those we closed";
+    MQTT_LEASED: Kind::Gauge, "iotflow_mqtt_leased", Count, "1 while this process holds the connection's lease";
+    BROKER_DROPPED: Kind::Gauge, "iotflow_broker_dropped_messages", Count, "What the broker says it dropped ($SYS/broker/publish/messages/dropped), all clients together";
+
+    STATUS_WRITTEN: Kind::Counter, "iotflow_status_devices_written_total", Count, "Device states written";
+    BUILD_INFO: Kind::Gauge, "iotflow_build_info", Count, "1, labelled with the version";
+}
+
+/// The handles of one connection's series.
+#[derive(Debug, Clone)]
+pub struct ConnectionMetrics {
+    /// See `iotflow_mqtt_connected`.
+    pub connected: Gauge,
+    /// See `iotflow_mqtt_leased`.
+    pub leased: Gauge,
+    /// CONNACKs with the session present.
+    pub resumed: Counter,
+    /// CONNACKs without.
+    pub started: Counter,
+    /// See `iotflow_mqtt_disconnects_total`.
+    pub disconnects: Counter,
+    /// See `iotflow_qos_acked_total`.
+    pub acked: Counter,
+    /// See `iotflow_qos_fenced_acks_total`.
+    pub fenced: Counter,
+    /// See `iotflow_qos_unacked`.
+    pub unacked: Gauge,
+    /// See `iotflow_qos_window_use_ratio`.
+    pub window_use: Gauge,
+    /// See `iotflow_qos_oldest_unacked_seconds`.
+    pub oldest_unacked: Gauge,
+}
+
+/// The handles of one table's rows.
+#[derive(Debug, Clone)]
+pub struct RowMetrics {
+    /// Rows that were not there before.
+    pub new: Counter,
+    /// Rows that were.
+    pub duplicate: Counter,
+}
+
+/// The handles of one named transaction.
+#[derive(Debug, Clone)]
+pub struct TransactionMetrics {
+    /// Committed.
+    pub ok: Counter,
+    /// Failed for a passing reason, and tried again.
+    pub retried: Counter,
+    /// Refused for what it carried.
+    pub refused: Counter,
+}
+
+/// All of a service's series.
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    /// Receipt to commit, by QoS.
+    pub commit_latency: [Histogram; 2],
+    /// Receipt to PUBACK, by QoS (QoS 1 alone has acks).
+    pub ack_latency: Histogram,
+    /// Device time to commit.
+    pub publish_to_commit: Histogram,
+    /// Dead letters, by [`Reason`] in the order of [`Reason::ALL`].
+    pub rejected: Vec<Counter>,
+    /// Readings stored at the time of receipt.
+    pub receipt_time: Counter,
+    /// Integers rounded to a double.
+    pub rounded_integer: Counter,
+    /// Fields left out because they were null.
+    pub null_left_out: Counter,
+    /// See `iotflow_ingest_held_bytes`.
+    pub held_bytes: Gauge,
+    /// See `iotflow_ingest_read_pauses_total`.
+    pub pauses: Counter,
+    /// Seconds of a batch's COPY and commit.
+    pub copy_seconds: Histogram,
+    /// Rows of a batch.
+    pub copy_rows: Histogram,
+    /// Partitions made.
+    pub partitions_created: Counter,
+    /// Partitions dropped by retention.
+    pub partitions_dropped: Counter,
+    /// See `iotflow_broker_dropped_messages`.
+    pub broker_dropped: Gauge,
+    /// See `iotflow_status_devices_written_total`.
+    pub status_written: Counter,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    /// Declares every family and returns its handles.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        let mut builder = PrometheusBuilder::new();
+        for family in FAMILIES {
+            if let Kind::Histogram(buckets) = family.kind {
+                builder = builder.set_buckets_for_metric(Matcher::Full(family.name.to_owned()), buckets).expect("no declared family has an empty list of buckets");
+            }
+        }
+        let recorder = builder.build_recorder();
+        for family in FAMILIES {
+            let (name, unit, help) = (KeyName::from(family.name), Some(family.unit), SharedString::const_str(family.help));
+            match family.kind {
+                Kind::Counter => recorder.describe_counter(name, unit, help),
+                Kind::Gauge => recorder.describe_gauge(name, unit, help),
+                Kind::Histogram(_) => recorder.describe_histogram(name, unit, help),
+            }
+        }
+        metrics::with_local_recorder(&recorder, || metrics_process::Collector::default().describe());
+        gauge(&recorder, BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
+        let rejected = Reason::ALL.iter().map(|reason| counter(&recorder, INGEST_REJECTED, &[("reason", reason.as_str())])).collect();
+        let adjusted = |rule| counter(&recorder, INGEST_ADJUSTED, &[("rule", rule)]);
+        Arc::new(Self {
+            commit_latency: ["0", "1"].map(|qos| histogram(&recorder, QOS_COMMIT_LATENCY, &[("qos", qos)])),
+            ack_latency: histogram(&recorder, QOS_ACK_LATENCY, &[("qos", "1")]),
+            publish_to_commit: histogram(&recorder, INGEST_PUBLISH_TO_COMMIT, &[]),
+            rejected,
+            receipt_time: adjusted("receipt_time"),
+            rounded_integer: adjusted("rounded_integer"),
+            null_left_out: adjusted("null_left_out"),
+            held_bytes: gauge(&recorder, INGEST_HELD_BYTES, &[]),
+            pauses: counter(&recorder, INGEST_PAUSES, &[]),
+            copy_seconds: histogram(&recorder, DB_COPY_SECONDS, &[]),
+            copy_rows: histogram(&recorder, DB_COPY_ROWS, &[]),
+            partitions_created: counter(&recorder, DB_PARTITIONS, &[("done", "created")]),
+            partitions_dropped: counter(&recorder, DB_PARTITIONS, &[("done", "dropped")]),
+            broker_dropped: gauge(&recorder, BROKER_DROPPED, &[]),
+            status_written: counter(&recorder, STATUS_WRITTEN, &[]),
+            handle: recorder.handle(),
+            recorder,
+        })
+    }
+
+    /// The series of the connection called `name` (`slot-0`, `status`).
+    #[must_use]
+    pub fn connection(&self, name: &str) -> ConnectionMetrics {
+        let labels = [("connection", name)];
+        let connects = |session| counter(&self.recorder, MQTT_CONNECTS, &[("connection", name), ("session", session)]);
+        ConnectionMetrics {
+            connected: gauge(&self.recorder, MQTT_CONNECTED, &labels),
+            leased: gauge(&self.recorder, MQTT_LEASED, &labels),
+            resumed: connects("resumed"),
+            started: connects("started"),
+            disconnects: counter(&self.recorder, MQTT_DISCONNECTS, &labels),
+            acked: counter(&self.recorder, QOS_ACKED, &[("connection", name), ("qos", "1")]),
+            fenced: counter(&self.recorder, QOS_FENCED, &[("connection", name), ("qos", "1")]),
+            unacked: gauge(&self.recorder, QOS_UNACKED, &labels),
+            window_use: gauge(&self.recorder, QOS_WINDOW_USE, &labels),
+            oldest_unacked: gauge(&self.recorder, QOS_OLDEST_UNACKED, &labels),
+        }
+    }
+
+    /// The series of the rows of `table`.
+    #[must_use]
+    pub fn rows(&self, table: &str) -> RowMetrics {
+        let outcome = |outcome| counter(&self.recorder, INGEST_ROWS, &[("table", table), ("outcome", outcome)]);
+        RowMetrics { new: outcome("new"), duplicate: outcome("duplicate") }
+    }
+
+    /// The series of the transaction called `name`.
+    #[must_use]
+    pub fn transaction(&self, name: &str) -> TransactionMetrics {
+        let outcome = |outcome| counter(&self.recorder, DB_TRANSACTIONS, &[("name", name), ("outcome", outcome)]);
+        TransactionMetrics { ok: outcome("ok"), retried: outcome("retried"), refused: outcome("refused") }
+    }
+
+    /// The depth and the capacity of the queue of `shard`.
+    #[must_use]
+    pub fn queue(&self, shard: usize) -> [Gauge; 2] {
+        [INGEST_QUEUE_DEPTH, INGEST_QUEUE_CAPACITY].map(|family| gauge(&self.recorder, family, &[("shard", &shard.to_string())]))
+    }
+
+    pub(super) fn render(&self, totals: &super::accounting::Totals) -> String {
+        self.set_totals(totals);
+        metrics::with_local_recorder(&self.recorder, || metrics_process::Collector::default().collect());
+        self.handle.render()
+    }
+
+    /// Moves what histograms have gathered into their buckets; to be called every few seconds, or they grow.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
+    fn set_totals(&self, totals: &super::accounting::Totals) {
+        let in_flight = totals.in_flight();
+        for (index, qos) in ["0", "1"].into_iter().enumerate() {
+            let labels = [("qos", qos)];
+            let pairs = [
+                (QOS_RECEIVED, totals.received),
+                (QOS_REDELIVERED, totals.redelivered),
+                (QOS_COMMITTED, totals.committed),
+                (QOS_DUPLICATES, totals.duplicates),
+                (QOS_DEAD_LETTERED, totals.dead_lettered),
+                (QOS_SHED, totals.shed),
+                (QOS_ABANDONED, totals.abandoned),
+            ];
+            for (family, count) in pairs {
+                counter(&self.recorder, family, &labels).absolute(count[index]);
+            }
+            #[expect(clippy::cast_precision_loss, reason = "the window holds at most 65,535 a connection")]
+            gauge(&self.recorder, QOS_IN_FLIGHT, &labels).set(in_flight[index] as f64);
+        }
+    }
+}
+
+fn key(family: Family, labels: &[(&'static str, &str)]) -> Key {
+    Key::from_parts(family.name, labels.iter().map(|(name, value)| Label::new(*name, (*value).to_owned())).collect::<Vec<_>>())
+}
+
+const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
+
+fn counter(recorder: &PrometheusRecorder, family: Family, labels: &[(&'static str, &str)]) -> Counter {
+    recorder.register_counter(&key(family, labels), &METADATA)
+}
+
+fn gauge(recorder: &PrometheusRecorder, family: Family, labels: &[(&'static str, &str)]) -> Gauge {
+    recorder.register_gauge(&key(family, labels), &METADATA)
+}
+
+fn histogram(recorder: &PrometheusRecorder, family: Family, labels: &[(&'static str, &str)]) -> Histogram {
+    recorder.register_histogram(&key(family, labels), &METADATA)
+}

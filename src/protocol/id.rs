@@ -1,0 +1,81 @@
+//! Device ids: parsed once where a topic comes in, so that nothing behind has to ask what they may hold.
+
+use std::borrow::Borrow;
+use std::fmt;
+
+/// The longest device id, in bytes.
+pub const MAX_DEVICE_ID_BYTES: usize = 64;
+
+/// Why a text is no device id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a device id is 1 to 64 of the characters A-Z a-z 0-9 _ . : -")]
+pub struct BadDeviceId;
+
+/// A device id borrowed from the topic that named it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DeviceIdRef<'a>(&'a str);
+
+impl<'a> DeviceIdRef<'a> {
+    /// Takes `text` as a device id.
+    ///
+    /// # Errors
+    /// [`BadDeviceId`] unless it is 1 to 64 of `[A-Za-z0-9_.:-]`.
+    pub fn parse(text: &'a str) -> Result<Self, BadDeviceId> {
+        let fits = (1..=MAX_DEVICE_ID_BYTES).contains(&text.len());
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b':' | b'-');
+        if fits && text.bytes().all(allowed) { Ok(Self(text)) } else { Err(BadDeviceId) }
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(self) -> &'a str {
+        self.0
+    }
+
+    /// A copy that outlives the topic.
+    #[must_use]
+    pub fn to_owned(self) -> DeviceId {
+        DeviceId(self.0.into())
+    }
+}
+
+impl fmt::Display for DeviceIdRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// A device id of its own; compares and hashes as its text does, so that maps answer to a borrowed one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DeviceId(Box<str>);
+
+impl DeviceId {
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for DeviceId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_exact() {
+        let longest = "x".repeat(64);
+        for good in ["a", "sensor_001", "A.b:c-9", &longest] {
+            assert_eq!(DeviceIdRef::parse(good).map(DeviceIdRef::as_str), Ok(good));
+        }
+        let too_long = "x".repeat(65);
+        for bad in ["", "a b", "a/b", "a+", "#", "ünit", "a\0", "a\n", "..\\", &too_long] {
+            assert_eq!(DeviceIdRef::parse(bad), Err(BadDeviceId), "{bad:?}");
+        }
+    }
+}

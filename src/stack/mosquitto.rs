@@ -1,0 +1,141 @@
+//! A private Mosquitto: one folder with its settings, passwords, access list and data, listening on loopback.
+
+use std::io;
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::account::Account;
+use super::process::Process;
+use super::programs::{self, Missing};
+
+const START_WITHIN: Duration = Duration::from_secs(20);
+const STOP_WITHIN: Duration = Duration::from_secs(20);
+
+/// Why there is no broker.
+#[derive(Debug, thiserror::Error)]
+pub enum MosquittoError {
+    /// Not installed.
+    #[error(transparent)]
+    Missing(#[from] Missing),
+    /// A file or a process.
+    #[error("Mosquitto in {folder}: {source}")]
+    Io {
+        /// Its folder.
+        folder: PathBuf,
+        /// What went wrong.
+        #[source]
+        source: io::Error,
+    },
+    /// It does not come up.
+    #[error("Mosquitto does not start:\n{0}")]
+    Start(String),
+}
+
+/// What goes into its folder.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The folder, made where it is not there.
+    pub folder: PathBuf,
+    /// The port that `conf` names.
+    pub port: u16,
+    /// `mosquitto.conf`.
+    pub conf: String,
+    /// The password file.
+    pub passwords: String,
+    /// The access list.
+    pub acl: String,
+}
+
+/// Where a broker of this folder has its files, as `conf` must name them.
+#[derive(Debug, Clone)]
+pub struct Files {
+    /// The password file.
+    pub passwords: PathBuf,
+    /// The access list.
+    pub acl: PathBuf,
+    /// The folder of the persistence file, with a slash behind it, as Mosquitto wants it.
+    pub data: String,
+}
+
+impl Files {
+    /// The files of the broker in `folder`.
+    #[must_use]
+    pub fn of(folder: &std::path::Path) -> Self {
+        Self { passwords: folder.join("passwords"), acl: folder.join("acl"), data: format!("{}/", folder.join("data").display()) }
+    }
+}
+
+/// A running broker.
+#[derive(Debug)]
+pub struct Mosquitto {
+    settings: Settings,
+    account: Account,
+    process: Option<Process>,
+}
+
+impl Mosquitto {
+    /// Writes the files and starts the broker.
+    ///
+    /// # Errors
+    /// See [`MosquittoError`].
+    pub async fn start(settings: Settings) -> Result<Self, MosquittoError> {
+        let account = Account::for_servers().map_err(|source| MosquittoError::Io { folder: settings.folder.clone(), source })?;
+        let mut broker = Self { settings, account, process: None };
+        broker.write_files().map_err(|source| broker.io_error(source))?;
+        broker.resume().await?;
+        Ok(broker)
+    }
+
+    /// Starts the broker again after [`Mosquitto::halt`], and waits until it answers.
+    ///
+    /// # Errors
+    /// See [`MosquittoError`].
+    pub async fn resume(&mut self) -> Result<(), MosquittoError> {
+        let program = programs::mosquitto()?;
+        let conf = self.settings.folder.join("mosquitto.conf");
+        let process = Process::start(&program, ["-c".as_ref(), conf.as_os_str()], self.account, &self.settings.folder.join("mosquitto.log"), Signal::SIGTERM).map_err(|source| self.io_error(source))?;
+        let process = self.process.insert(process);
+        let deadline = Instant::now() + START_WITHIN;
+        while TcpStream::connect(("127.0.0.1", self.settings.port)).is_err() {
+            let ended = process.ended().map_err(|source| MosquittoError::Io { folder: self.settings.folder.clone(), source })?;
+            if ended.is_some() || Instant::now() > deadline {
+                return Err(MosquittoError::Start(process.last_words()));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    /// Stops the broker with `signal`: SIGTERM saves its sessions first, SIGKILL does not.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn halt(&mut self, signal: Signal) -> io::Result<()> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        process.signal(signal)?;
+        process.stop(STOP_WITHIN)
+    }
+
+    /// The broker's process.
+    #[must_use]
+    pub fn process(&self) -> Option<&Process> {
+        self.process.as_ref()
+    }
+
+    fn write_files(&self) -> io::Result<()> {
+        let Settings { folder, conf, passwords, acl, .. } = &self.settings;
+        self.account.create_folder(folder)?;
+        self.account.create_folder(&folder.join("data"))?;
+        let files = Files::of(folder);
+        self.account.write_file(&folder.join("mosquitto.conf"), conf)?;
+        self.account.write_file(&files.passwords, passwords)?;
+        self.account.write_file(&files.acl, acl)
+    }
+
+    fn io_error(&self, source: io::Error) -> MosquittoError {
+        MosquittoError::Io { folder: self.settings.folder.clone(), source }
+    }
+}
