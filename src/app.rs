@@ -69,7 +69,12 @@ impl App {
     /// # Errors
     /// When the port is taken, or the database cannot be reached or migrated.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
-        let (metrics, accounting, readiness, tasks) = (Metrics::new(), Arc::new(Accounting::default()), Readiness::default(), Tasks::default());
+        let (metrics, accounting, readiness, tasks) = (
+            Metrics::new(),
+            Arc::new(Accounting::default()),
+            Readiness::default(),
+            Tasks::default(),
+        );
         let (give_up, leases) = (CancellationToken::new(), CancellationToken::new());
 
         let migrations = readiness.latch("migrations");
@@ -81,12 +86,19 @@ impl App {
         let closed = give_up.clone();
         tasks.spawn("http", async move { server.run(closed).await });
 
-        migrate::migrate(&config.db).await.context("the database cannot be brought up to date (DATABASE_URL)")?;
+        migrate::migrate(&config.db)
+            .await
+            .context("the database cannot be brought up to date (DATABASE_URL)")?;
         migrations.ready("up to date");
         let flavour = Flavour::of_tables(&pool::connect(&config.db, "start").await?).await?;
         info!(?flavour, "database ready");
 
-        let partitions = Partitions::new(flavour, config.partitions.clone(), metrics.partitions_created.clone(), metrics.partitions_dropped.clone());
+        let partitions = Partitions::new(
+            flavour,
+            config.partitions.clone(),
+            metrics.partitions_created.clone(),
+            metrics.partitions_dropped.clone(),
+        );
         // A connection each for the writers, and for the status stage, names and partitions.
         let store = Store {
             pool: pool::pool(&config.db, "ingest", config.ingest.shards + 2)?,
@@ -103,11 +115,36 @@ impl App {
 
         let wanted = sessions::wanted(&config.ingest)?;
         let retired = sessions::retired(&store.pool, &wanted, &config.ingest.group).await?;
-        let pipeline = pipeline::start(&config.ingest, &store, &tasks, config.mqtt.receive_maximum, wanted.len() + retired.len())?;
-        let app = Self { address, readiness, accounting, metrics, tasks, give_up, leases, shutdown_timeout: config.shutdown_timeout.0 };
+        let pipeline = pipeline::start(
+            &config.ingest,
+            &store,
+            &tasks,
+            config.mqtt.receive_maximum,
+            wanted.len() + retired.len(),
+        )?;
+        let app = Self {
+            address,
+            readiness,
+            accounting,
+            metrics,
+            tasks,
+            give_up,
+            leases,
+            shutdown_timeout: config.shutdown_timeout.0,
+        };
         for (index, session) in wanted.into_iter().chain(retired).enumerate() {
-            let outlet = if session.status { Outlet::Status(pipeline.status.clone()) } else { Outlet::Telemetry(pipeline.telemetry.clone()) };
-            app.start_session(&config, &store, session, outlet, SLOT_STAGGER * u32::try_from(index.saturating_sub(1)).unwrap_or(0));
+            let outlet = if session.status {
+                Outlet::Status(pipeline.status.clone())
+            } else {
+                Outlet::Telemetry(pipeline.telemetry.clone())
+            };
+            app.start_session(
+                &config,
+                &store,
+                session,
+                outlet,
+                SLOT_STAGGER * u32::try_from(index.saturating_sub(1)).unwrap_or(0),
+            );
         }
         app.start_housekeeping(store, pipeline.gauges);
         Ok(app)
@@ -139,7 +176,10 @@ impl App {
                 Ended::Drained
             }
             Err(pending) => {
-                warn!(pending = pending.join(", "), "stopped before everything was committed; what is unacked stays with the broker");
+                warn!(
+                    pending = pending.join(", "),
+                    "stopped before everything was committed; what is unacked stays with the broker"
+                );
                 Ended::Undrained
             }
         }
@@ -195,7 +235,10 @@ impl App {
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
             while tokio::select! { () = stop.cancelled() => false, _ = tick.tick() => true } {
                 if let Err(error) = maintain_once(&store).await {
-                    error!(error = format!("{error:#}"), "partitions could not be looked after; they are made on demand meanwhile");
+                    error!(
+                        error = format!("{error:#}"),
+                        "partitions could not be looked after; they are made on demand meanwhile"
+                    );
                 }
             }
         });
@@ -204,5 +247,9 @@ impl App {
 
 async fn maintain_once(store: &Store) -> anyhow::Result<()> {
     let mut client = store.pool.get().await?;
-    store.partitions.maintain(&mut client, time::now()).await.map_err(|error| anyhow::anyhow!(describe(&error)))
+    store
+        .partitions
+        .maintain(&mut client, time::now())
+        .await
+        .map_err(|error| anyhow::anyhow!(describe(&error)))
 }

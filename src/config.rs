@@ -31,11 +31,21 @@ pub struct Variable {
 }
 
 const fn variable(name: &'static str, default: &'static str, help: &'static str) -> Variable {
-    Variable { name, help, default, secret: false }
+    Variable {
+        name,
+        help,
+        default,
+        secret: false,
+    }
 }
 
 const fn secret(name: &'static str, default: &'static str, help: &'static str) -> Variable {
-    Variable { name, help, default, secret: true }
+    Variable {
+        name,
+        help,
+        default,
+        secret: true,
+    }
 }
 
 /// Every variable, in the order in which people meet them.
@@ -45,21 +55,69 @@ pub const VARIABLES: &[Variable] = &[
     variable("MQTT_USERNAME", "<none>", "User the broker knows the service by"),
     secret("MQTT_PASSWORD", "<none>", "That user's password"),
     variable("MQTT_USE_TLS", "false", "Whether to speak TLS to the broker"),
-    variable("MQTT_CA_CERT_PATH", "<none>", "PEM file with the authorities that sign the broker's certificate"),
-    variable("MQTT_CERT_FILE_PATH", "<none>", "PEM file with the service's own certificate, where the broker asks for one"),
+    variable(
+        "MQTT_CA_CERT_PATH",
+        "<none>",
+        "PEM file with the authorities that sign the broker's certificate",
+    ),
+    variable(
+        "MQTT_CERT_FILE_PATH",
+        "<none>",
+        "PEM file with the service's own certificate, where the broker asks for one",
+    ),
     variable("MQTT_KEY_FILE_PATH", "<none>", "PEM file with that certificate's key"),
-    variable("MQTT_KEEP_ALIVE", "15s", "Longest silence towards the broker; a half-open connection is noticed within twice this"),
-    variable("MQTT_CONNECT_TIMEOUT", "10s", "Most time for a connection to the broker to come about"),
-    variable("MQTT_RECEIVE_MAXIMUM", "65535", "Deliveries the broker may have under way to one connection"),
-    variable("MQTT_MAX_PACKET_BYTES", "8388608", "Largest packet the broker is told we take; larger ones it drops itself"),
-    variable("MQTT_SESSION_EXPIRY", "7d", "How long the broker keeps what it could not deliver to us"),
-    variable("MQTT_SHARED", "true", "Whether to use shared subscriptions; false for brokers that do not keep them across a restart"),
+    variable(
+        "MQTT_KEEP_ALIVE",
+        "15s",
+        "Longest silence towards the broker; a half-open connection is noticed within twice this",
+    ),
+    variable(
+        "MQTT_CONNECT_TIMEOUT",
+        "10s",
+        "Most time for a connection to the broker to come about",
+    ),
+    variable(
+        "MQTT_RECEIVE_MAXIMUM",
+        "65535",
+        "Deliveries the broker may have under way to one connection",
+    ),
+    variable(
+        "MQTT_MAX_PACKET_BYTES",
+        "8388608",
+        "Largest packet the broker is told we take; larger ones it drops itself",
+    ),
+    variable(
+        "MQTT_SESSION_EXPIRY",
+        "7d",
+        "How long the broker keeps what it could not deliver to us",
+    ),
+    variable(
+        "MQTT_SHARED",
+        "true",
+        "Whether to use shared subscriptions; false for brokers that do not keep them across a restart",
+    ),
     variable("MQTT_BASE_TOPIC", "iotflow", "Base of the topic tree"),
     secret("DATABASE_URL", "postgres://localhost/iotflow", "PostgreSQL to write to"),
-    variable("DATABASE_CONNECT_TIMEOUT", "5s", "Most time for a connection to the database to come about"),
-    variable("DATABASE_COPY_TIMEOUT", "30s", "Most time for one batch, after which it is cancelled and tried again"),
-    variable("TELEMETRY_PARTITION_DAYS", "1", "Days per partition of telemetry and events (plain PostgreSQL)"),
-    variable("TELEMETRY_RETENTION", "0s", "How long telemetry and events are kept (plain PostgreSQL); 0s keeps them for ever"),
+    variable(
+        "DATABASE_CONNECT_TIMEOUT",
+        "5s",
+        "Most time for a connection to the database to come about",
+    ),
+    variable(
+        "DATABASE_COPY_TIMEOUT",
+        "30s",
+        "Most time for one batch, after which it is cancelled and tried again",
+    ),
+    variable(
+        "TELEMETRY_PARTITION_DAYS",
+        "1",
+        "Days per partition of telemetry and events (plain PostgreSQL)",
+    ),
+    variable(
+        "TELEMETRY_RETENTION",
+        "0s",
+        "How long telemetry and events are kept (plain PostgreSQL); 0s keeps them for ever",
+    ),
     variable("INGEST_GROUP", "ingest", "Share group, and part of each client id"),
     variable("INGEST_SLOTS", "1", "Members of the share group, of the whole installation"),
     variable("INGEST_SHARDS", "<half the cores>", "Shards that parse and write side by side"),
@@ -67,8 +125,16 @@ pub const VARIABLES: &[Variable] = &[
     variable("INGEST_BATCH_ROWS", "10000", "Rows at which a batch closes"),
     variable("INGEST_BATCH_BYTES", "16777216", "Bytes of rows at which a batch closes"),
     variable("INGEST_QUEUE_QOS0", "65536", "QoS 0 messages a shard's queue takes before it sheds"),
-    variable("INGEST_HELD_BYTES", "268435456", "Bytes of topics and payloads in flight at which reading pauses"),
-    variable("INGEST_MAX_PAYLOAD_BYTES", "1048576", "Largest payload that is parsed; larger ones become dead letters"),
+    variable(
+        "INGEST_HELD_BYTES",
+        "268435456",
+        "Bytes of topics and payloads in flight at which reading pauses",
+    ),
+    variable(
+        "INGEST_MAX_PAYLOAD_BYTES",
+        "1048576",
+        "Largest payload that is parsed; larger ones become dead letters",
+    ),
     variable("INGEST_MAX_DEVICE_METRICS", "512", "Distinct metrics one device may have"),
     variable("INGEST_TIME_PAST", "3653d", "How far back a device's time may lie"),
     variable("INGEST_TIME_FUTURE", "1d", "How far ahead a device's time may lie"),
@@ -145,7 +211,10 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] with every fault there is.
     pub fn read(source: &impl Source) -> Result<Self, ConfigError> {
-        let mut reader = Reader { source, faults: Vec::new() };
+        let mut reader = Reader {
+            source,
+            faults: Vec::new(),
+        };
         let config = reader.config();
         let mut faults = reader.faults;
         faults.extend(config.mqtt.faults());
@@ -166,7 +235,15 @@ struct Reader<'a, S> {
 impl<S: Source> Reader<'_, S> {
     fn config(&mut self) -> Config {
         let mut config = Config::default();
-        let Config { mqtt, db, partitions, ingest, api, log, shutdown_timeout } = &mut config;
+        let Config {
+            mqtt,
+            db,
+            partitions,
+            ingest,
+            api,
+            log,
+            shutdown_timeout,
+        } = &mut config;
 
         self.take("MQTT_HOST", &mut mqtt.host);
         self.take("MQTT_PORT", &mut mqtt.port);
@@ -221,13 +298,20 @@ impl<S: Source> Reader<'_, S> {
             return None;
         }
         let Some(ca_cert) = ca_cert else {
-            self.faults.push("MQTT_USE_TLS is set without MQTT_CA_CERT_PATH; the authority that signed the broker's certificate is expected there".to_owned());
+            self.faults.push(
+                "MQTT_USE_TLS is set without MQTT_CA_CERT_PATH; the authority that signed the broker's certificate is expected there"
+                    .to_owned(),
+            );
             return None;
         };
         if certificate.is_some() != key.is_some() {
-            self.faults.push("MQTT_CERT_FILE_PATH and MQTT_KEY_FILE_PATH go together; one of them is missing".to_owned());
+            self.faults
+                .push("MQTT_CERT_FILE_PATH and MQTT_KEY_FILE_PATH go together; one of them is missing".to_owned());
         }
-        Some(TlsConfig { ca_cert, client: certificate.zip(key) })
+        Some(TlsConfig {
+            ca_cert,
+            client: certificate.zip(key),
+        })
     }
 
     fn take<T: FromStr>(&mut self, name: &str, into: &mut T)
@@ -254,7 +338,9 @@ impl<S: Source> Reader<'_, S> {
         let Some(text) = self.source.get(name) else { return };
         match parse_span(&text) {
             Some(span) => *into = span,
-            None => self.faults.push(format!("{name}={text:?}: a time span such as 250ms, 15s, 5m, 2h or 7d is expected")),
+            None => self
+                .faults
+                .push(format!("{name}={text:?}: a time span such as 250ms, 15s, 5m, 2h or 7d is expected")),
         }
     }
 
@@ -297,19 +383,34 @@ mod tests {
     use std::collections::HashMap;
 
     fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        let map: HashMap<String, String> = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let map: HashMap<String, String> = pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
         Config::read(&|name: &str| map.get(name).cloned())
     }
 
     #[test]
     fn the_defaults_are_what_the_table_says() {
-        let stated: Vec<_> = VARIABLES.iter().filter(|variable| !variable.default.starts_with('<')).map(|variable| (variable.name, variable.default)).collect();
+        let stated: Vec<_> = VARIABLES
+            .iter()
+            .filter(|variable| !variable.default.starts_with('<'))
+            .map(|variable| (variable.name, variable.default))
+            .collect();
         assert_eq!(read(&stated), read(&[]));
     }
 
     #[test]
     fn every_fault_is_reported_at_once() {
-        let faults = read(&[("MQTT_PORT", "99999"), ("INGEST_LINGER", "soon"), ("MQTT_SHARED", "perhaps"), ("INGEST_SHARDS", "0"), ("DATABASE_URL", "mysql://x")]).expect_err("all five are wrong").0;
+        let faults = read(&[
+            ("MQTT_PORT", "99999"),
+            ("INGEST_LINGER", "soon"),
+            ("MQTT_SHARED", "perhaps"),
+            ("INGEST_SHARDS", "0"),
+            ("DATABASE_URL", "mysql://x"),
+        ])
+        .expect_err("all five are wrong")
+        .0;
         for name in ["MQTT_PORT", "INGEST_LINGER", "MQTT_SHARED", "INGEST_SHARDS", "DATABASE_URL"] {
             assert!(faults.iter().any(|fault| fault.contains(name)), "{name} is missing in {faults:?}");
         }

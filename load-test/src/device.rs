@@ -108,7 +108,10 @@ impl Player {
         let scenario = &plan.scenario;
         let devices: Vec<u32> = (index..scenario.devices).step_by(scenario.connections as usize).collect();
         let ids: Vec<String> = devices.iter().map(|device| scenario.device_id(*device)).collect();
-        let topics = ids.iter().map(|id| format!("{}/devices/{id}/{}", scenario.base_topic, scenario.profile.subtopic()).into_bytes()).collect();
+        let topics = ids
+            .iter()
+            .map(|id| format!("{}/devices/{id}/{}", scenario.base_topic, scenario.profile.subtopic()).into_bytes())
+            .collect();
         let histogram = || Histogram::new_with_bounds(1, 600_000_000, 3).expect("sound bounds");
         let tally = Tally {
             sent_by_device: devices.iter().map(|device| (*device, 0)).collect(),
@@ -153,18 +156,30 @@ impl Player {
             sleep(RECONNECT_AFTER).await;
             self.held_up_until = Instant::now();
         }
-        self.tally.unacked = self.pending.iter().flatten().map(|pending| (pending.device, pending.round)).collect();
+        self.tally.unacked = self
+            .pending
+            .iter()
+            .flatten()
+            .map(|pending| (pending.device, pending.round))
+            .collect();
         self.tally
     }
 
     fn note_break(&self, error: &anyhow::Error) {
         if self.plan.live.reconnects.fetch_add(1, Ordering::Relaxed) == 0 {
-            eprintln!("iotflow-load: connection {}: {error:#}; reconnecting from now on without a word", self.index);
+            eprintln!(
+                "iotflow-load: connection {}: {error:#}; reconnecting from now on without a word",
+                self.index
+            );
         }
     }
 
     async fn play(&mut self, wire: &mut Wire, connack: &ConnAck, phase: &mut watch::Receiver<Phase>) -> anyhow::Result<()> {
-        let allowed = connack.properties.as_ref().and_then(|properties| properties.receive_max).unwrap_or(u16::MAX);
+        let allowed = connack
+            .properties
+            .as_ref()
+            .and_then(|properties| properties.receive_max)
+            .unwrap_or(u16::MAX);
         self.window = usize::from(allowed.min(u16::MAX - 1));
         self.resend();
         let mut ping = tokio::time::interval(PING_EVERY);
@@ -242,7 +257,13 @@ impl Player {
         // Distinct times are what tells a device's messages apart.
         let time = stamped.max(self.last_time[cursor] + self.step() * i64::from(self.plan.scenario.profile.readings()));
         self.last_time[cursor] = time;
-        let pending = Pending { device: self.devices[cursor], round: self.round, time, due, released: false };
+        let pending = Pending {
+            device: self.devices[cursor],
+            round: self.round,
+            time,
+            due,
+            released: false,
+        };
         let packet_id = if self.plan.scenario.qos == 0 { 0 } else { self.free_packet_id() };
         self.encode(cursor, packet_id, pending, false);
         if packet_id != 0 {
@@ -265,7 +286,8 @@ impl Player {
             return 1;
         }
         #[expect(clippy::cast_possible_truncation, reason = "bounded below")]
-        let between = (f64::from(self.plan.scenario.devices) / rate * 1e6 / f64::from(self.plan.scenario.profile.readings())).min(1e9) as i64;
+        let between =
+            (f64::from(self.plan.scenario.devices) / rate * 1e6 / f64::from(self.plan.scenario.profile.readings())).min(1e9) as i64;
         between.max(1)
     }
 
@@ -275,7 +297,14 @@ impl Player {
         let readings = u64::from(scenario.profile.readings());
         let mut random = fastrand::Rng::with_seed(scenario.seed ^ (pending.round << 24) ^ u64::from(pending.device));
         self.payload.clear();
-        scenario.profile.write(&mut self.payload, &self.ids[cursor], pending.round * readings + 1, pending.time, step, &mut random);
+        scenario.profile.write(
+            &mut self.payload,
+            &self.ids[cursor],
+            pending.round * readings + 1,
+            pending.time,
+            step,
+            &mut random,
+        );
         let topic = &self.topics[cursor];
         let remaining = 2 + topic.len() + if packet_id == 0 { 0 } else { 2 } + 1 + self.payload.len();
         self.out.put_u8(0x30 | (scenario.qos << 1) | if again { 8 } else { 0 });
@@ -302,7 +331,10 @@ impl Player {
     /// After a reconnect: everything that is not acked goes out once more, in its order.
     fn resend(&mut self) {
         self.out.clear();
-        let mut again: Vec<(u16, Pending)> = (0..=u16::MAX).zip(&self.pending).filter_map(|(packet_id, pending)| pending.map(|pending| (packet_id, pending))).collect();
+        let mut again: Vec<(u16, Pending)> = (0..=u16::MAX)
+            .zip(&self.pending)
+            .filter_map(|(packet_id, pending)| pending.map(|pending| (packet_id, pending)))
+            .collect();
         again.sort_unstable_by_key(|(_, pending)| (pending.round, pending.device));
         for (packet_id, pending) in again {
             if pending.released {
@@ -318,7 +350,10 @@ impl Player {
         match packet {
             Packet::PubAck(ack) => {
                 self.tally.without_subscriber += u64::from(ack.reason == PubAckReason::NoMatchingSubscribers);
-                self.finish(ack.pkid, matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers));
+                self.finish(
+                    ack.pkid,
+                    matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers),
+                );
             }
             Packet::PubRec(received) => {
                 let taken = matches!(received.reason, PubRecReason::Success | PubRecReason::NoMatchingSubscribers);
@@ -339,11 +374,15 @@ impl Player {
     }
 
     fn release(&mut self, packet_id: u16) {
-        PubRel::new(packet_id, None).write(&mut self.out).expect("a BytesMut takes every write");
+        PubRel::new(packet_id, None)
+            .write(&mut self.out)
+            .expect("a BytesMut takes every write");
     }
 
     fn finish(&mut self, packet_id: u16, taken: bool) {
-        let Some(pending) = self.pending[usize::from(packet_id)].take() else { return };
+        let Some(pending) = self.pending[usize::from(packet_id)].take() else {
+            return;
+        };
         self.in_flight -= 1;
         if taken {
             self.tally.acked += 1;

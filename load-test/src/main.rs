@@ -41,7 +41,11 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a machine that runs this can start a thread");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a machine that runs this can start a thread");
     let passed = runtime.block_on(async {
         match cli.command {
             Command::Run(args) => run::run(*args).await,

@@ -23,7 +23,12 @@ impl Quantiles {
     pub(crate) fn of(histogram: &hdrhistogram::Histogram<u64>) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "spans are far below 2^53 µs")]
         let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
-        Self { p50_ms: at(0.5), p99_ms: at(0.99), p999_ms: at(0.999), max_ms: at(1.0) }
+        Self {
+            p50_ms: at(0.5),
+            p99_ms: at(0.99),
+            p999_ms: at(0.999),
+            max_ms: at(1.0),
+        }
     }
 }
 
@@ -91,7 +96,9 @@ impl Report {
     /// For people.
     pub(crate) fn table(&self) -> String {
         let mut table = Table::new();
-        table.load_style(UTF8_FULL_CONDENSED).set_header(["", "messages", "p50 ms", "p99 ms", "p99.9 ms", "max ms"]);
+        table
+            .load_style(UTF8_FULL_CONDENSED)
+            .set_header(["", "messages", "p50 ms", "p99 ms", "p99.9 ms", "max ms"]);
         let quantiles = |q: &Quantiles| [q.p50_ms, q.p99_ms, q.p999_ms, q.max_ms].map(|ms| format!("{ms:.1}"));
         let mut row = |name: &str, count: String, spans: [String; 4]| {
             let [a, b, c, d] = spans;
@@ -102,19 +109,39 @@ impl Report {
         if self.scenario.qos > 0 {
             row("acked (due → ack)", self.acked.to_string(), quantiles(&self.ack_latency));
         }
-        for (name, count) in [("refused", self.refused), ("without a subscriber", self.without_subscriber), ("never acked", self.unacked), ("reconnects", self.reconnects)] {
+        for (name, count) in [
+            ("refused", self.refused),
+            ("without a subscriber", self.without_subscriber),
+            ("never acked", self.unacked),
+            ("reconnects", self.reconnects),
+        ] {
             if count > 0 {
                 row(name, count.to_string(), none());
             }
         }
         if let Some(verified) = &self.verified {
-            let spans = verified.latency.as_ref().map_or_else(none, |l| [l.p50_ms, l.p99_ms, l.p999_ms, l.max_ms].map(|ms| format!("{ms:.1}")));
-            row("readings in SQL (due → commit)", format!("{} of {}", verified.found, verified.expected), spans);
-            for (name, count) in [("lost", verified.lost), ("doubled", verified.doubled), ("unexpected", verified.unexpected)] {
+            let spans = verified
+                .latency
+                .as_ref()
+                .map_or_else(none, |l| [l.p50_ms, l.p99_ms, l.p999_ms, l.max_ms].map(|ms| format!("{ms:.1}")));
+            row(
+                "readings in SQL (due → commit)",
+                format!("{} of {}", verified.found, verified.expected),
+                spans,
+            );
+            for (name, count) in [
+                ("lost", verified.lost),
+                ("doubled", verified.doubled),
+                ("unexpected", verified.unexpected),
+            ] {
                 row(name, count.to_string(), none());
             }
             if let Some(latency) = &verified.latency {
-                row(&format!("late (over {} ms)", self.scenario.thresholds.late_ms), latency.late.to_string(), none());
+                row(
+                    &format!("late (over {} ms)", self.scenario.thresholds.late_ms),
+                    latency.late.to_string(),
+                    none(),
+                );
             }
         }
         for column in table.column_iter_mut().skip(1) {

@@ -188,11 +188,16 @@ async fn attend(args: &Args, plan: &Plan, phases: &watch::Sender<Phase>, mut pla
 
 fn bar(args: &Args, plan: &Plan) -> Option<ProgressBar> {
     let style = ProgressStyle::with_template("{elapsed_precise} {bar:30} {msg}").expect("a sound template");
-    (args.progress == Progress::Bar).then(|| ProgressBar::new(u64::try_from(plan.scenario.duration().as_millis()).unwrap_or(u64::MAX)).with_style(style))
+    (args.progress == Progress::Bar)
+        .then(|| ProgressBar::new(u64::try_from(plan.scenario.duration().as_millis()).unwrap_or(u64::MAX)).with_style(style))
 }
 
 fn show(args: &Args, plan: &Plan, bar: Option<&ProgressBar>) {
-    let (sent, acked, elapsed) = (plan.live.sent.load(Ordering::Relaxed), plan.live.acked.load(Ordering::Relaxed), plan.start.elapsed());
+    let (sent, acked, elapsed) = (
+        plan.live.sent.load(Ordering::Relaxed),
+        plan.live.acked.load(Ordering::Relaxed),
+        plan.start.elapsed(),
+    );
     if let Some(bar) = bar {
         #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
         let rate = sent as f64 / elapsed.as_secs_f64().max(0.001);
@@ -215,7 +220,12 @@ fn report(plan: &Plan, tallies: &[Tally], seconds: f64) -> Report {
     for tally in tallies {
         histograms[0] += &tally.ack_latency;
         histograms[1] += &tally.lag;
-        sent.extend(tally.sent_by_device.iter().map(|(device, messages)| (scenario.device_id(*device), messages * readings)));
+        sent.extend(
+            tally
+                .sent_by_device
+                .iter()
+                .map(|(device, messages)| (scenario.device_id(*device), messages * readings)),
+        );
         for (device, round) in tally.unacked.iter().chain(&tally.refused) {
             uncertain.extend((1..=readings).map(|index| (scenario.device_id(*device), round * readings + index)));
         }
@@ -239,7 +249,15 @@ fn report(plan: &Plan, tallies: &[Tally], seconds: f64) -> Report {
         generator_lag: Quantiles::of(&histograms[1]),
         generator_bound: false,
         // Readings gathered into one message reach back before the start; one device interval covers them.
-        expected: Expected { sent, uncertain, span: (start - 1.1 - f64::from(scenario.devices) / scenario.fleet_rate().max(0.001), start + seconds + 60.0), late_ms: scenario.thresholds.late_ms },
+        expected: Expected {
+            sent,
+            uncertain,
+            span: (
+                start - 1.1 - f64::from(scenario.devices) / scenario.fleet_rate().max(0.001),
+                start + seconds + 60.0,
+            ),
+            late_ms: scenario.thresholds.late_ms,
+        },
         verified: None,
         failures: Vec::new(),
     }

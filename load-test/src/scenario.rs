@@ -81,7 +81,14 @@ impl Default for Scenario {
 
 impl Default for Thresholds {
     fn default() -> Self {
-        Self { max_lost: None, max_doubled: 0, max_unexpected: 0, max_p99_ms: None, late_ms: 1_000.0, max_late: None }
+        Self {
+            max_lost: None,
+            max_doubled: 0,
+            max_unexpected: 0,
+            max_p99_ms: None,
+            late_ms: 1_000.0,
+            max_late: None,
+        }
     }
 }
 
@@ -94,7 +101,8 @@ impl Scenario {
 
     /// Messages a second of the whole fleet.
     pub(crate) fn fleet_rate(&self) -> f64 {
-        self.interval_seconds.map_or(self.rate, |interval| f64::from(self.devices) / interval)
+        self.interval_seconds
+            .map_or(self.rate, |interval| f64::from(self.devices) / interval)
     }
 
     /// How long it plays.
@@ -111,12 +119,19 @@ impl Scenario {
             bail!("qos is {}; 0, 1 or 2 is expected", self.qos);
         }
         let rate = self.fleet_rate();
-        if !rate.is_finite() || rate < 0.0 || !(self.duration_seconds > 0.0 && self.duration_seconds < 1e7) || !(self.ramp_seconds >= 0.0 && self.ramp_seconds <= self.duration_seconds) {
+        if !rate.is_finite()
+            || rate < 0.0
+            || !(self.duration_seconds > 0.0 && self.duration_seconds < 1e7)
+            || !(self.ramp_seconds >= 0.0 && self.ramp_seconds <= self.duration_seconds)
+        {
             bail!("rate, duration_seconds and ramp_seconds must be positive numbers, and the ramp no longer than the duration");
         }
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | ':' | '-');
         if self.prefix.len() > 50 || !self.prefix.chars().all(allowed) {
-            bail!("the prefix {:?} cannot begin a device id: at most 50 of A-Z a-z 0-9 _ . : -", self.prefix);
+            bail!(
+                "the prefix {:?} cannot begin a device id: at most 50 of A-Z a-z 0-9 _ . : -",
+                self.prefix
+            );
         }
         Ok(())
     }
@@ -134,10 +149,15 @@ mod tests {
     #[test]
     fn every_scenario_file_can_be_played() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
-        let files: Vec<_> = std::fs::read_dir(folder).expect("the folder is there").map(|entry| entry.expect("it can be listed").path()).collect();
+        let files: Vec<_> = std::fs::read_dir(folder)
+            .expect("the folder is there")
+            .map(|entry| entry.expect("it can be listed").path())
+            .collect();
         assert!(!files.is_empty());
         for file in files {
-            Scenario::load(&file).and_then(|scenario| scenario.check()).unwrap_or_else(|error| panic!("{}: {error:#}", file.display()));
+            Scenario::load(&file)
+                .and_then(|scenario| scenario.check())
+                .unwrap_or_else(|error| panic!("{}: {error:#}", file.display()));
         }
     }
 

@@ -26,7 +26,11 @@ impl Schedule {
         }
         let number = k as f64;
         let in_ramp = self.rate * self.ramp / 2.0;
-        let seconds = if number < in_ramp { (2.0 * number * self.ramp / self.rate).sqrt() } else { (number - in_ramp) / self.rate + self.ramp };
+        let seconds = if number < in_ramp {
+            (2.0 * number * self.ramp / self.rate).sqrt()
+        } else {
+            (number - in_ramp) / self.rate + self.ramp
+        };
         Some(Duration::from_secs_f64(seconds))
     }
 }
@@ -38,7 +42,9 @@ mod tests {
     #[test]
     fn due_times_never_go_back_and_reach_the_rate() {
         let schedule = Schedule::new(1_000.0, 2.0);
-        let due: Vec<f64> = (0..5_000).map(|k| schedule.due(k).expect("there is a rate").as_secs_f64()).collect();
+        let due: Vec<f64> = (0..5_000)
+            .map(|k| schedule.due(k).expect("there is a rate").as_secs_f64())
+            .collect();
         assert!(due.is_sorted());
         assert!((due[1_000] - 2.0).abs() < 1e-9, "the ramp sends half of what its time would hold");
         assert!((due[3_000] - 4.0).abs() < 1e-9, "then 1,000 a second");

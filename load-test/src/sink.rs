@@ -32,8 +32,16 @@ pub(crate) struct Args {
 
 /// Runs `sink`: prints `subscribed` when it is, and at the end what came, as JSON.
 pub(crate) async fn run(args: Args) -> anyhow::Result<bool> {
-    let mut options = MqttOptions::new(format!("null-{:08x}", fastrand::u32(..)), args.broker.host.clone(), args.broker.port);
-    options.set_keep_alive(Duration::from_secs(30)).set_clean_start(true).set_receive_maximum(Some(u16::MAX)).set_max_packet_size(Some(16 * 1024 * 1024));
+    let mut options = MqttOptions::new(
+        format!("null-{:08x}", fastrand::u32(..)),
+        args.broker.host.clone(),
+        args.broker.port,
+    );
+    options
+        .set_keep_alive(Duration::from_secs(30))
+        .set_clean_start(true)
+        .set_receive_maximum(Some(u16::MAX))
+        .set_max_packet_size(Some(16 * 1024 * 1024));
     if let Some(username) = &args.broker.username {
         options.set_credentials(username, args.broker.password.clone().unwrap_or_default());
     }
@@ -42,9 +50,16 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<bool> {
     client.subscribe(args.filter.clone(), qos).await?;
     let (mut count, mut bytes) = (0_u64, 0_u64);
     let (mut first, mut last): (Option<Instant>, Option<Instant>) = (None, None);
-    let (end, quiet) = (Instant::now() + Duration::from_secs_f64(args.most_seconds), Duration::from_secs_f64(args.quiet_seconds));
+    let (end, quiet) = (
+        Instant::now() + Duration::from_secs_f64(args.most_seconds),
+        Duration::from_secs_f64(args.quiet_seconds),
+    );
     loop {
-        let patience = if first.is_some() { quiet } else { end.saturating_duration_since(Instant::now()) };
+        let patience = if first.is_some() {
+            quiet
+        } else {
+            end.saturating_duration_since(Instant::now())
+        };
         match timeout(patience, events.poll()).await {
             Err(_) => break,
             Ok(event) => match event.context("the connection broke")? {
@@ -67,6 +82,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<bool> {
     let seconds = first.zip(last).map_or(0.0, |(first, last)| (last - first).as_secs_f64());
     #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
     let rate = count as f64 / seconds.max(0.001);
-    println!("{}", serde_json::json!({"messages": count, "payload_bytes": bytes, "seconds": seconds, "rate": rate}));
+    println!(
+        "{}",
+        serde_json::json!({"messages": count, "payload_bytes": bytes, "seconds": seconds, "rate": rate})
+    );
     Ok(count > 0)
 }

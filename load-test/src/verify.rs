@@ -95,7 +95,8 @@ pub(crate) struct CommitLatency {
 /// Runs `verify`.
 pub(crate) async fn command(args: Args) -> anyhow::Result<bool> {
     let text = std::fs::read_to_string(&args.report).with_context(|| format!("{} cannot be read", args.report.display()))?;
-    let mut report: Report = serde_json::from_str(&text).with_context(|| format!("{} is no report of `iotflow-load run --report json`", args.report.display()))?;
+    let mut report: Report = serde_json::from_str(&text)
+        .with_context(|| format!("{} is no report of `iotflow-load run --report json`", args.report.display()))?;
     if args.database.database_url.is_none() {
         bail!("DATABASE_URL is not set; there is nothing to count in");
     }
@@ -144,22 +145,50 @@ async fn count(client: &Client, expected: &Expected) -> anyhow::Result<Verified>
         distinct += u64::try_from(row.get::<_, i64>(2))?;
         unexpected += u64::try_from(row.get::<_, i64>(3))?;
     }
-    let (devices, values): (Vec<&str>, Vec<f64>) = expected.uncertain.iter().map(|(device, value)| (device.as_str(), to_double(*value))).unzip();
-    let present: i64 = if uncertain == 0 { 0 } else { client.query_one(PRESENT, &[&devices, &values, &from, &to, &SEQUENCE]).await?.get(0) };
+    let (devices, values): (Vec<&str>, Vec<f64>) = expected
+        .uncertain
+        .iter()
+        .map(|(device, value)| (device.as_str(), to_double(*value)))
+        .unzip();
+    let present: i64 = if uncertain == 0 {
+        0
+    } else {
+        client.query_one(PRESENT, &[&devices, &values, &from, &to, &SEQUENCE]).await?.get(0)
+    };
     let (certain, found) = (sent - uncertain, distinct - unexpected);
     let lost = certain.saturating_sub(found - u64::try_from(present)?);
-    Ok(Verified { expected: certain, found, lost, doubled: total - distinct, unexpected, latency: latency(client, &names, expected).await? })
+    Ok(Verified {
+        expected: certain,
+        found,
+        lost,
+        doubled: total - distinct,
+        unexpected,
+        latency: latency(client, &names, expected).await?,
+    })
 }
 
 async fn latency(client: &Client, names: &[&str], expected: &Expected) -> anyhow::Result<Option<CommitLatency>> {
-    let tracked: String = client.query_one("SELECT current_setting('track_commit_timestamp')", &[]).await?.get(0);
+    let tracked: String = client
+        .query_one("SELECT current_setting('track_commit_timestamp')", &[])
+        .await?
+        .get(0);
     if tracked != "on" {
         return Ok(None);
     }
-    let row = client.query_one(LATENCY, &[&names, &expected.span.0, &expected.span.1, &expected.late_ms]).await?;
-    let Some(delays) = row.get::<_, Option<Vec<f64>>>(0) else { return Ok(None) };
+    let row = client
+        .query_one(LATENCY, &[&names, &expected.span.0, &expected.span.1, &expected.late_ms])
+        .await?;
+    let Some(delays) = row.get::<_, Option<Vec<f64>>>(0) else {
+        return Ok(None);
+    };
     let [p50_ms, p99_ms, p999_ms, max_ms] = delays.try_into().map_err(|_| anyhow::anyhow!("four percentiles were asked for"))?;
-    Ok(Some(CommitLatency { p50_ms, p99_ms, p999_ms, max_ms, late: u64::try_from(row.get::<_, i64>(1))? }))
+    Ok(Some(CommitLatency {
+        p50_ms,
+        p99_ms,
+        p999_ms,
+        max_ms,
+        late: u64::try_from(row.get::<_, i64>(1))?,
+    }))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "sequence numbers are far below 2^53")]

@@ -44,21 +44,39 @@ pub(crate) struct Wire {
 impl Wire {
     /// Connects as `client_id`, resuming its session.
     pub(crate) async fn open(broker: &Broker, client_id: &str) -> anyhow::Result<(Self, ConnAck)> {
-        tokio::time::timeout(CONNECT_WITHIN, Self::connect(broker, client_id)).await.context("no CONNACK in time")?
+        tokio::time::timeout(CONNECT_WITHIN, Self::connect(broker, client_id))
+            .await
+            .context("no CONNACK in time")?
     }
 
     async fn connect(broker: &Broker, client_id: &str) -> anyhow::Result<(Self, ConnAck)> {
-        let stream = TcpStream::connect((broker.host.as_str(), broker.port)).await.with_context(|| format!("{}:{}", broker.host, broker.port))?;
+        let stream = TcpStream::connect((broker.host.as_str(), broker.port))
+            .await
+            .with_context(|| format!("{}:{}", broker.host, broker.port))?;
         let (read, write) = stream.into_split();
-        let mut wire = Self { read, write, incoming: BytesMut::with_capacity(64 * 1024) };
+        let mut wire = Self {
+            read,
+            write,
+            incoming: BytesMut::with_capacity(64 * 1024),
+        };
         let mut properties = ConnectProperties::new();
         properties.session_expiry_interval = Some(SESSION_SECONDS);
         properties.receive_maximum = Some(u16::MAX);
         properties.max_packet_size = Some(MAX_PACKET_BYTES);
-        let connect = Connect { keep_alive: KEEP_ALIVE_SECONDS, client_id: client_id.to_owned(), clean_start: false, properties: Some(properties) };
-        let login = broker.username.as_ref().map(|username| Login::new(username.clone(), broker.password.clone().unwrap_or_default()));
+        let connect = Connect {
+            keep_alive: KEEP_ALIVE_SECONDS,
+            client_id: client_id.to_owned(),
+            clean_start: false,
+            properties: Some(properties),
+        };
+        let login = broker
+            .username
+            .as_ref()
+            .map(|username| Login::new(username.clone(), broker.password.clone().unwrap_or_default()));
         let mut out = BytesMut::new();
-        Packet::Connect(connect, None, login).write(&mut out, None).map_err(|error| anyhow::anyhow!("{error}"))?;
+        Packet::Connect(connect, None, login)
+            .write(&mut out, None)
+            .map_err(|error| anyhow::anyhow!("{error}"))?;
         wire.send(&out).await?;
         loop {
             match wire.next()? {
@@ -96,7 +114,13 @@ impl Wire {
 
     /// The halves, for those who write and read at once.
     pub(crate) fn halves(&mut self) -> (Receiver<'_>, &mut OwnedWriteHalf) {
-        (Receiver { read: &mut self.read, incoming: &mut self.incoming }, &mut self.write)
+        (
+            Receiver {
+                read: &mut self.read,
+                incoming: &mut self.incoming,
+            },
+            &mut self.write,
+        )
     }
 }
 

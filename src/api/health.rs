@@ -28,6 +28,14 @@ pub(super) async fn ready(State(readiness): State<Readiness>, RawQuery(query): R
     if verbose {
         return (status, Json(Verbose { ready, parts })).into_response();
     }
-    let text = if ready { "ready\n".to_owned() } else { parts.iter().filter(|(_, part)| !part.ready).map(|(name, part)| format!("{name}: {}\n", part.detail)).collect() };
+    let text = if ready {
+        "ready\n".to_owned()
+    } else {
+        parts
+            .iter()
+            .filter(|(_, part)| !part.ready)
+            .map(|(name, part)| format!("{name}: {}\n", part.detail))
+            .collect()
+    };
     (status, text).into_response()
 }

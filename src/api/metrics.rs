@@ -28,5 +28,8 @@ pub(super) async fn rest(State(exposed): State<Exposed>) -> impl IntoResponse {
 }
 
 fn page(exposed: &Exposed, page: Page) -> impl IntoResponse + use<> {
-    ([(CONTENT_TYPE, expose::CONTENT_TYPE)], expose::render(&exposed.metrics, &exposed.accounting, page))
+    (
+        [(CONTENT_TYPE, expose::CONTENT_TYPE)],
+        expose::render(&exposed.metrics, &exposed.accounting, page),
+    )
 }

@@ -26,7 +26,10 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { host: "127.0.0.1".to_owned(), port: 8080 }
+        Self {
+            host: "127.0.0.1".to_owned(),
+            port: 8080,
+        }
     }
 }
 
@@ -43,10 +46,23 @@ pub struct Server {
 /// When the address cannot be bound.
 pub async fn bind(config: &Config, readiness: Readiness, exposed: (Arc<Metrics>, Arc<Accounting>)) -> std::io::Result<Server> {
     let listener = TcpListener::bind((config.host.as_str(), config.port)).await?;
-    let exposed = metrics::Exposed { metrics: exposed.0, accounting: exposed.1 };
-    let health = Router::new().route("/livez", get(health::live)).route("/readyz", get(health::ready)).route("/healthz", get(health::ready)).with_state(readiness);
-    let metrics = Router::new().route("/metrics/qos", get(metrics::qos)).route("/metrics", get(metrics::rest)).with_state(exposed);
-    Ok(Server { listener, router: health.merge(metrics) })
+    let exposed = metrics::Exposed {
+        metrics: exposed.0,
+        accounting: exposed.1,
+    };
+    let health = Router::new()
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/healthz", get(health::ready))
+        .with_state(readiness);
+    let metrics = Router::new()
+        .route("/metrics/qos", get(metrics::qos))
+        .route("/metrics", get(metrics::rest))
+        .with_state(exposed);
+    Ok(Server {
+        listener,
+        router: health.merge(metrics),
+    })
 }
 
 impl Server {
@@ -60,7 +76,9 @@ impl Server {
 
     /// Answers until `stop`, and then what it is at.
     pub async fn run(self, stop: CancellationToken) {
-        let served = axum::serve(self.listener, self.router).with_graceful_shutdown(stop.cancelled_owned()).await;
+        let served = axum::serve(self.listener, self.router)
+            .with_graceful_shutdown(stop.cancelled_owned())
+            .await;
         if let Err(error) = served {
             error!(%error, "the HTTP listener failed");
         }

@@ -31,7 +31,11 @@ pub fn line(username: &str, password: &Secret, salt: [u8; SALT_BYTES]) -> Result
     }
     let mut hash = [0; HASH_BYTES];
     pbkdf2::pbkdf2_hmac::<Sha512>(password.reveal().as_bytes(), &salt, ROUNDS, &mut hash);
-    Ok(format!("{username}:$7${ROUNDS}${}${}\n", STANDARD.encode(salt), STANDARD.encode(hash)))
+    Ok(format!(
+        "{username}:$7${ROUNDS}${}${}\n",
+        STANDARD.encode(salt),
+        STANDARD.encode(hash)
+    ))
 }
 
 /// A salt from the operating system.
@@ -51,7 +55,12 @@ pub fn salt() -> Result<[u8; SALT_BYTES], getrandom::Error> {
 pub fn generate() -> Result<Secret, getrandom::Error> {
     let mut bytes = [0; GENERATED_LENGTH];
     getrandom::fill(&mut bytes)?;
-    Ok(Secret::new(bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect::<String>()))
+    Ok(Secret::new(
+        bytes
+            .iter()
+            .map(|byte| char::from(ALPHABET[usize::from(byte % 32)]))
+            .collect::<String>(),
+    ))
 }
 
 #[cfg(test)]

@@ -27,15 +27,36 @@ pub(super) struct Display {
 
 impl Display {
     pub(super) fn new() -> Self {
-        Self { started: Instant::now(), terminal: std::io::stdout().is_terminal(), drawn_lines: 0, last: (0.0, 0), last_line: 0.0, buckets: Vec::new() }
+        Self {
+            started: Instant::now(),
+            terminal: std::io::stdout().is_terminal(),
+            drawn_lines: 0,
+            last: (0.0, 0),
+            last_line: 0.0,
+            buckets: Vec::new(),
+        }
     }
 
     pub(super) fn show(&mut self, published: u64, accounting: &Accounting, metrics: &Metrics) {
         let totals = accounting.totals();
         let elapsed = self.started.elapsed().as_secs_f64();
         let buckets = latency_buckets(&expose::render(metrics, accounting, Page::Rest));
-        let interval: Vec<(f64, f64)> = buckets.iter().map(|(bound, count)| (*bound, count - self.buckets.iter().find(|(known, _)| known == bound).map_or(0.0, |(_, count)| *count))).collect();
-        let quantiles = [0.5, 0.99].map(|q| quantile(&interval, q).map_or_else(|| "-".to_owned(), |seconds| format!("{:.1}", seconds * 1e3)));
+        let interval: Vec<(f64, f64)> = buckets
+            .iter()
+            .map(|(bound, count)| {
+                (
+                    *bound,
+                    count
+                        - self
+                            .buckets
+                            .iter()
+                            .find(|(known, _)| known == bound)
+                            .map_or(0.0, |(_, count)| *count),
+                )
+            })
+            .collect();
+        let quantiles =
+            [0.5, 0.99].map(|q| quantile(&interval, q).map_or_else(|| "-".to_owned(), |seconds| format!("{:.1}", seconds * 1e3)));
         let committed: u64 = totals.committed.iter().sum();
         #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
         let rate = (committed.saturating_sub(self.last.1)) as f64 / (elapsed - self.last.0).max(0.001);
@@ -44,7 +65,11 @@ impl Display {
         } else if elapsed - self.last_line >= LINE_EVERY_SECONDS {
             println!(
                 "{elapsed:>6.1} s  published {published}  received {}  committed {committed} ({rate:.0}/s)  duplicates {}  dead letters {}  p50 {} ms  p99 {} ms",
-                totals.received.iter().sum::<u64>(), totals.duplicates.iter().sum::<u64>(), totals.dead_lettered.iter().sum::<u64>(), quantiles[0], quantiles[1]
+                totals.received.iter().sum::<u64>(),
+                totals.duplicates.iter().sum::<u64>(),
+                totals.dead_lettered.iter().sum::<u64>(),
+                quantiles[0],
+                quantiles[1]
             );
             self.last_line = elapsed;
         }
@@ -55,17 +80,30 @@ impl Display {
     fn draw(&mut self, published: u64, totals: &Totals, rate: f64, quantiles: &[String; 2], elapsed: f64) {
         let sum = |counts: [u64; 2]| counts.iter().sum::<u64>().to_string();
         let mut table = Table::new();
-        table.load_style(UTF8_FULL_CONDENSED).set_header(["published", "received", "committed", "per second", "duplicates", "dead letters", "in flight", "p50 ms", "p99 ms"]).add_row([
-            published.to_string(),
-            sum(totals.received),
-            sum(totals.committed),
-            format!("{rate:.0}"),
-            sum(totals.duplicates),
-            sum(totals.dead_lettered),
-            sum(totals.in_flight()),
-            quantiles[0].clone(),
-            quantiles[1].clone(),
-        ]);
+        table
+            .load_style(UTF8_FULL_CONDENSED)
+            .set_header([
+                "published",
+                "received",
+                "committed",
+                "per second",
+                "duplicates",
+                "dead letters",
+                "in flight",
+                "p50 ms",
+                "p99 ms",
+            ])
+            .add_row([
+                published.to_string(),
+                sum(totals.received),
+                sum(totals.committed),
+                format!("{rate:.0}"),
+                sum(totals.duplicates),
+                sum(totals.dead_lettered),
+                sum(totals.in_flight()),
+                quantiles[0].clone(),
+                quantiles[1].clone(),
+            ]);
         for column in table.column_iter_mut() {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -96,7 +134,11 @@ fn quantile(buckets: &[(f64, f64)], q: f64) -> Option<f64> {
     let index = buckets.iter().position(|(_, count)| *count >= rank)?;
     let (bound, count) = buckets[index];
     let (lower, below) = if index == 0 { (0.0, 0.0) } else { buckets[index - 1] };
-    Some(if bound.is_finite() && count > below { lower + (bound - lower) * (rank - below) / (count - below) } else { lower })
+    Some(if bound.is_finite() && count > below {
+        lower + (bound - lower) * (rank - below) / (count - below)
+    } else {
+        lower
+    })
 }
 
 #[cfg(test)]

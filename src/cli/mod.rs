@@ -56,11 +56,26 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// Each variable as a flag; a secret only as the name of a file, for a command line can be read by others.
 fn with_variables(command: Command) -> Command {
-    VARIABLES.iter().fold(command.next_help_heading("Configuration"), |command, variable| {
-        let (id, note) = if variable.secret { (file_variable(variable), ", from this file") } else { (variable.name.to_owned(), "") };
-        let help = format!("{}{note} [env: {id}] [default: {}]", variable.help, variable.default.trim_matches(['<', '>']));
-        command.arg(Arg::new(id.clone()).long(id.to_ascii_lowercase().replace('_', "-")).value_name("VALUE").help(help))
-    })
+    VARIABLES
+        .iter()
+        .fold(command.next_help_heading("Configuration"), |command, variable| {
+            let (id, note) = if variable.secret {
+                (file_variable(variable), ", from this file")
+            } else {
+                (variable.name.to_owned(), "")
+            };
+            let help = format!(
+                "{}{note} [env: {id}] [default: {}]",
+                variable.help,
+                variable.default.trim_matches(['<', '>'])
+            );
+            command.arg(
+                Arg::new(id.clone())
+                    .long(id.to_ascii_lowercase().replace('_', "-"))
+                    .value_name("VALUE")
+                    .help(help),
+            )
+        })
 }
 
 fn file_variable(variable: &Variable) -> String {
@@ -88,12 +103,18 @@ impl Sources {
     }
 
     fn get(&self, name: &str) -> Option<String> {
-        self.flags.get(name).cloned().or_else(|| environment(name)).or_else(|| self.dotenv.get(name).cloned())
+        self.flags
+            .get(name)
+            .cloned()
+            .or_else(|| environment(name))
+            .or_else(|| self.dotenv.get(name).cloned())
     }
 
     /// Whether the variable, or the file it may come from, is given.
     fn is_set(&self, name: &str) -> bool {
-        [name, &format!("{name}_FILE")].into_iter().any(|name| self.get(name).is_some_and(|value| !value.is_empty()))
+        [name, &format!("{name}_FILE")]
+            .into_iter()
+            .any(|name| self.get(name).is_some_and(|value| !value.is_empty()))
     }
 
     fn config(&self) -> Result<Config, ConfigError> {

@@ -98,7 +98,11 @@ impl Plan {
         let (mut stack, app) = started;
         self.say_what_to_try(&config, &stack, &app)?;
 
-        let mut fleet = if self.fleet { Some(Fleet::start(self, &config, &stack)?) } else { None };
+        let mut fleet = if self.fleet {
+            Some(Fleet::start(self, &config, &stack)?)
+        } else {
+            None
+        };
         let outcome = self.watch(&app, fleet.as_mut(), &mut signals).await;
         let report = match fleet {
             Some(fleet) => Some(fleet.end().await?),
@@ -116,13 +120,24 @@ impl Plan {
         outcome?;
         let balanced = account(&totals, report.as_ref());
         if ended != Ended::Drained {
-            println!("  the service did not end in order: {ended:?}; see {}", self.data.join("iotflow.log").display());
+            println!(
+                "  the service did not end in order: {ended:?}; see {}",
+                self.data.join("iotflow.log").display()
+            );
         }
-        Ok(ExitCode::from(if balanced && ended == Ended::Drained { EXIT_OK } else { EXIT_FAILED }))
+        Ok(ExitCode::from(if balanced && ended == Ended::Drained {
+            EXIT_OK
+        } else {
+            EXIT_FAILED
+        }))
     }
 
     async fn start(&self, sources: &Sources, config: &mut Config) -> anyhow::Result<(Stack, App)> {
-        let mut stack = Stack { broker: None, postgres: None, fleet_login: None };
+        let mut stack = Stack {
+            broker: None,
+            postgres: None,
+            fleet_login: None,
+        };
         let servers = self.servers_folder()?;
         if sources.is_set("DATABASE_URL") {
             println!("  database  as DATABASE_URL says");
@@ -156,19 +171,35 @@ impl Plan {
         if account.can_reach(&self.data.join("x")) {
             return Ok(self.data.clone());
         }
-        let elsewhere = PathBuf::from(format!("/var/tmp/iotflow-{:016x}", xxh3_64(self.data.as_os_str().as_encoded_bytes())));
+        let elsewhere = PathBuf::from(format!(
+            "/var/tmp/iotflow-{:016x}",
+            xxh3_64(self.data.as_os_str().as_encoded_bytes())
+        ));
         std::fs::create_dir_all(&elsewhere)?;
         std::fs::write(self.data.join("elsewhere"), format!("{}\n", elsewhere.display()))?;
-        println!("  data      the servers' account cannot reach {}; their data is in {}", self.data.display(), elsewhere.display());
+        println!(
+            "  data      the servers' account cannot reach {}; their data is in {}",
+            self.data.display(),
+            elsewhere.display()
+        );
         Ok(elsewhere)
     }
 
     async fn start_postgres(&self, servers: &Path) -> anyhow::Result<Postgres> {
         let port = ports::usual_or_free(5432)?;
         let password = self.secret("postgres")?;
-        let settings = postgres::Settings { folder: servers.join("postgres"), port, password: password.clone(), durable: true, extra: Vec::new() };
+        let settings = postgres::Settings {
+            folder: servers.join("postgres"),
+            port,
+            password: password.clone(),
+            durable: true,
+            extra: Vec::new(),
+        };
         let server = Postgres::start(settings).await?;
-        write_private(&self.data.join("pgpass"), &format!("127.0.0.1:{port}:*:iotflow:{}\n", password.reveal()))?;
+        write_private(
+            &self.data.join("pgpass"),
+            &format!("127.0.0.1:{port}:*:iotflow:{}\n", password.reveal()),
+        )?;
         println!("  database  PostgreSQL on 127.0.0.1:{port}");
         Ok(server)
     }
@@ -194,7 +225,10 @@ impl Plan {
         // Where mosquitto_pub finds its options, so that no password stands on a command line.
         let client = self.data.join("client");
         std::fs::create_dir_all(&client)?;
-        write_private(&client.join("mosquitto_pub"), &format!("-h 127.0.0.1\n-p {port}\n-u {FLEET}\n-P {}\n-V 5\n-q 1\n", fleet.reveal()))?;
+        write_private(
+            &client.join("mosquitto_pub"),
+            &format!("-h 127.0.0.1\n-p {port}\n-u {FLEET}\n-P {}\n-V 5\n-q 1\n", fleet.reveal()),
+        )?;
         println!("  broker    Mosquitto on 127.0.0.1:{port}");
         Ok((broker, port, (SERVICE.to_owned(), service), (FLEET.to_owned(), fleet)))
     }
@@ -217,14 +251,22 @@ impl Plan {
         let data = self.data.strip_prefix(&here).unwrap_or(&self.data).display();
         println!("\n  Try next, in another terminal:");
         if stack.broker.is_some() {
-            println!("    XDG_CONFIG_HOME={data}/client mosquitto_pub -t {}/devices/my-sensor/telemetry/sensors -m '{{\"temperature\":21.5}}'", config.ingest.base_topic);
+            println!(
+                "    XDG_CONFIG_HOME={data}/client mosquitto_pub -t {}/devices/my-sensor/telemetry/sensors -m '{{\"temperature\":21.5}}'",
+                config.ingest.base_topic
+            );
         }
         if stack.postgres.is_some() {
             let url = config.db.url.reveal().parse::<tokio_postgres::Config>()?;
             let port = url.get_ports().first().copied().unwrap_or(5432);
-            println!("    PGPASSFILE={data}/pgpass psql -h 127.0.0.1 -p {port} -U iotflow iotflow -c \"SELECT * FROM readings WHERE device = 'my-sensor' ORDER BY time DESC LIMIT 5\"");
+            println!(
+                "    PGPASSFILE={data}/pgpass psql -h 127.0.0.1 -p {port} -U iotflow iotflow -c \"SELECT * FROM readings WHERE device = 'my-sensor' ORDER BY time DESC LIMIT 5\""
+            );
         }
-        println!("    curl http://{0}/metrics/qos        curl http://{0}/readyz?verbose\n", app.address);
+        println!(
+            "    curl http://{0}/metrics/qos        curl http://{0}/readyz?verbose\n",
+            app.address
+        );
         Ok(())
     }
 
@@ -262,14 +304,42 @@ impl Fleet {
     fn start(plan: &Plan, config: &Config, stack: &Stack) -> anyhow::Result<Self> {
         let program = std::env::current_exe()?.with_file_name("iotflow-load");
         if !program.exists() {
-            bail!("{} is not there; build it with `cargo build --release --workspace`, or start with --no-fleet", program.display());
+            bail!(
+                "{} is not there; build it with `cargo build --release --workspace`, or start with --no-fleet",
+                program.display()
+            );
         }
-        let seconds = plan.span.map_or_else(|| ENDLESS_SECONDS.to_owned(), |span| span.as_secs_f64().to_string());
+        let seconds = plan
+            .span
+            .map_or_else(|| ENDLESS_SECONDS.to_owned(), |span| span.as_secs_f64().to_string());
         let ramp = plan.span.map_or(2.0, |span| span.as_secs_f64().min(2.0)).to_string();
         let mut command = tokio::process::Command::new(program);
         command
-            .args(["run", "--qos", "1", "--profile", "default", "--prefix", "demo-", "--connections", "10", "--report", "json", "--progress", "json"])
-            .args(["--devices", &plan.devices.to_string(), "--rate", &plan.rate.to_string(), "--duration", &seconds, "--ramp", &ramp])
+            .args([
+                "run",
+                "--qos",
+                "1",
+                "--profile",
+                "default",
+                "--prefix",
+                "demo-",
+                "--connections",
+                "10",
+                "--report",
+                "json",
+                "--progress",
+                "json",
+            ])
+            .args([
+                "--devices",
+                &plan.devices.to_string(),
+                "--rate",
+                &plan.rate.to_string(),
+                "--duration",
+                &seconds,
+                "--ramp",
+                &ramp,
+            ])
             .env("MQTT_HOST", &config.mqtt.host)
             .env("MQTT_PORT", config.mqtt.port.to_string())
             .env("MQTT_BASE_TOPIC", &config.ingest.base_topic)
@@ -284,14 +354,18 @@ impl Fleet {
         }
         let mut child = command.spawn().context("the fleet cannot be started")?;
         let lines = BufReader::new(child.stderr.take().context("it is piped")?).lines();
-        Ok(Self { child, lines, published: 0 })
+        Ok(Self {
+            child,
+            lines,
+            published: 0,
+        })
     }
 
     /// Has it stop publishing, count, and report.
     async fn end(mut self) -> anyhow::Result<Value> {
         if let Some(id) = self.child.id() {
             // It may have ended by itself.
-            drop(nix::sys::signal::kill(Pid::from_raw(i32::try_from(id)?), Signal::SIGINT));
+            let _ended = nix::sys::signal::kill(Pid::from_raw(i32::try_from(id)?), Signal::SIGINT);
         }
         let mut text = String::new();
         self.child.stdout.take().context("it is piped")?.read_to_string(&mut text).await?;
@@ -303,7 +377,9 @@ impl Fleet {
 /// The fleet's next word. Returns whether it has ended.
 async fn next_line(fleet: Option<&mut Fleet>) -> anyhow::Result<bool> {
     let Some(fleet) = fleet else { return std::future::pending().await };
-    let Some(line) = fleet.lines.next_line().await? else { return Ok(true) };
+    let Some(line) = fleet.lines.next_line().await? else {
+        return Ok(true);
+    };
     match serde_json::from_str::<Value>(&line) {
         Ok(progress) => fleet.published = progress["acked"].as_u64().unwrap_or(fleet.published),
         Err(_) => println!("  fleet: {line}"),
@@ -315,7 +391,13 @@ async fn wait_until_ready(app: &App) -> anyhow::Result<()> {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     while !app.readiness.is_ready() {
         if tokio::time::Instant::now() > deadline {
-            let parts: Vec<String> = app.readiness.conditions().into_iter().filter(|(_, part)| !part.ready).map(|(name, part)| format!("{name}: {}", part.detail)).collect();
+            let parts: Vec<String> = app
+                .readiness
+                .conditions()
+                .into_iter()
+                .filter(|(_, part)| !part.ready)
+                .map(|(name, part)| format!("{name}: {}", part.detail))
+                .collect();
             bail!("the service does not become ready: {}", parts.join("; "));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -334,26 +416,57 @@ async fn settle(app: &App) {
 /// Prints the account and says whether it balances.
 fn account(totals: &Totals, report: Option<&Value>) -> bool {
     let sum = |counts: [u64; 2]| counts.iter().sum::<u64>();
-    let (received, committed, duplicates, dead, shed) = (sum(totals.received), sum(totals.committed), sum(totals.duplicates), sum(totals.dead_lettered), sum(totals.shed));
+    let (received, committed, duplicates, dead, shed) = (
+        sum(totals.received),
+        sum(totals.committed),
+        sum(totals.duplicates),
+        sum(totals.dead_lettered),
+        sum(totals.shed),
+    );
     let stored = committed + duplicates + dead;
     let mut balanced = received == stored + shed && sum(totals.in_flight()) == 0 && sum(totals.abandoned) == 0;
-    println!("\n  received  {received} = committed {committed} + duplicates {duplicates} + dead letters {dead} + shed {shed}{}", if balanced { "" } else { "   DOES NOT BALANCE" });
+    println!(
+        "\n  received  {received} = committed {committed} + duplicates {duplicates} + dead letters {dead} + shed {shed}{}",
+        if balanced { "" } else { "   DOES NOT BALANCE" }
+    );
     let Some(report) = report else { return balanced };
     let number = |pointer: &str| report.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
     let published = number("/acked");
     if published == stored {
         println!("  published {published} = committed {committed} + duplicates {duplicates} + dead letters {dead}");
     } else {
-        println!("  published {published} by the fleet; {} more were received: from others, or delivered again", i128::from(stored) - i128::from(published));
+        println!(
+            "  published {published} by the fleet; {} more were received: from others, or delivered again",
+            i128::from(stored) - i128::from(published)
+        );
         balanced &= stored > published;
     }
-    let (expected, found, lost, doubled, unexpected) = (number("/verified/expected"), number("/verified/found"), number("/verified/lost"), number("/verified/doubled"), number("/verified/unexpected"));
-    let passed = report["verified"].is_object() && lost + doubled + unexpected + number("/unacked") + number("/refused") == 0 && found >= expected;
+    let (expected, found, lost, doubled, unexpected) = (
+        number("/verified/expected"),
+        number("/verified/found"),
+        number("/verified/lost"),
+        number("/verified/doubled"),
+        number("/verified/unexpected"),
+    );
+    let passed =
+        report["verified"].is_object() && lost + doubled + unexpected + number("/unacked") + number("/refused") == 0 && found >= expected;
     println!("  in SQL    {found} of {expected} readings, lost {lost}, doubled {doubled}, unexpected {unexpected}");
     if let Some(latency) = report.pointer("/verified/latency").filter(|latency| latency.is_object()) {
         let ms = |name: &str| latency[name].as_f64().unwrap_or(0.0);
-        println!("  latency   from due to committed: p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms", ms("p50_ms"), ms("p99_ms"), ms("max_ms"));
+        println!(
+            "  latency   from due to committed: p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
+            ms("p50_ms"),
+            ms("p99_ms"),
+            ms("max_ms")
+        );
     }
-    println!("  {}", if balanced && passed { "every message is accounted for, none is lost" } else { "NOT EVERY MESSAGE IS ACCOUNTED FOR" });
+    println!(
+        "  {}",
+        if balanced && passed {
+            "every message is accounted for, none is lost"
+        } else {
+            "NOT EVERY MESSAGE IS ACCOUNTED FOR"
+        }
+    );
     balanced && passed
 }

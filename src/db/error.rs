@@ -66,7 +66,9 @@ pub fn describe(error: &Error) -> String {
     match error.as_db_error() {
         Some(server) => format!("{} (SQLSTATE {})", server.message(), server.code().code()),
         None => {
-            let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            let cause = std::error::Error::source(error)
+                .map(|cause| format!(": {cause}"))
+                .unwrap_or_default();
             format!("{error}{cause}")
         }
     }
@@ -79,7 +81,10 @@ mod tests {
     #[test]
     fn the_line_is_that_of_the_last_context_line() {
         assert_eq!(copy_line("COPY telemetry, line 17, column extra"), Some(17));
-        assert_eq!(copy_line("JSON data, line 1: COPY telemetry, line 9\nCOPY telemetry, line 4"), Some(4));
+        assert_eq!(
+            copy_line("JSON data, line 1: COPY telemetry, line 9\nCOPY telemetry, line 4"),
+            Some(4)
+        );
         assert_eq!(copy_line("COPY telemetry, line 9\nSQL statement \"x\""), None);
         assert_eq!(copy_line(""), None);
     }

@@ -77,8 +77,14 @@ enum Attempt {
 async fn acquire(config: &Config, name: &str) -> Result<Attempt, tokio_postgres::Error> {
     let client = pool::connect(config, "lease").await?;
     // Version 13 has no such setting; there a frozen holder keeps its lease.
-    drop(client.batch_execute(&format!("SET idle_session_timeout = {}", SILENCE.as_millis())).await);
-    let row = client.query_one("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", &[&name]).await?;
+    drop(
+        client
+            .batch_execute(&format!("SET idle_session_timeout = {}", SILENCE.as_millis()))
+            .await,
+    );
+    let row = client
+        .query_one("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", &[&name])
+        .await?;
     Ok(if row.get(0) { Attempt::Held(client) } else { Attempt::Taken })
 }
 

@@ -42,7 +42,9 @@ fn migration_cause(error: &refinery::Error) -> String {
 pub async fn migrate(config: &Config) -> Result<Vec<String>, MigrateError> {
     let mut client = pool::connect(config, "migrate").await?;
     // Waiting for another replica's migrations may take longer than any statement should.
-    client.batch_execute("SET lock_timeout = 0; SET client_min_messages = warning").await?;
+    client
+        .batch_execute("SET lock_timeout = 0; SET client_min_messages = warning")
+        .await?;
     client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await?;
     let applied = apply(&mut client).await;
     client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).await?;

@@ -30,7 +30,10 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { retention: Duration::ZERO, days: 1 }
+        Self {
+            retention: Duration::ZERO,
+            days: 1,
+        }
     }
 }
 
@@ -48,7 +51,13 @@ impl Partitions {
     /// Knows nothing yet; the counters are told of what is made and dropped.
     #[must_use]
     pub fn new(flavour: Flavour, config: Config, created: Counter, dropped: Counter) -> Self {
-        Self { flavour, config, known: Arc::default(), created, dropped }
+        Self {
+            flavour,
+            config,
+            known: Arc::default(),
+            created,
+            dropped,
+        }
     }
 
     /// The first of `times` that no known partition of table number `table` (see [`TABLES`]) takes.
@@ -87,7 +96,11 @@ impl Partitions {
         }
         let transaction = client.transaction().await?;
         transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
-        let mut ranges: Vec<Range> = named_ranges(transaction.client(), TABLES[table]).await?.into_iter().map(|(_, range)| range).collect();
+        let mut ranges: Vec<Range> = named_ranges(transaction.client(), TABLES[table])
+            .await?
+            .into_iter()
+            .map(|(_, range)| range)
+            .collect();
         if !ranges.iter().any(|range| time >= range.0 && time < range.1) {
             let range = fit(time, self.config.days, &ranges);
             transaction.batch_execute(&create_statement(TABLES[table], range)).await?;
@@ -137,7 +150,10 @@ impl Partitions {
                 Err(error) => return Err(error),
             }
             self.dropped.increment(1);
-            self.known[table].lock().unwrap_or_else(PoisonError::into_inner).retain(|known| *known != range);
+            self.known[table]
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .retain(|known| *known != range);
         }
         Ok(())
     }
@@ -147,13 +163,22 @@ impl Partitions {
 fn fit(time: i64, days: u16, taken: &[Range]) -> Range {
     let width = i64::from(days.max(1)) * DAY_MICROS;
     let start = time.div_euclid(width) * width;
-    taken.iter().fold((start, start + width), |(from, to), range| if range.1 <= time { (from.max(range.1), to) } else { (from, to.min(range.0)) })
+    taken.iter().fold((start, start + width), |(from, to), range| {
+        if range.1 <= time {
+            (from.max(range.1), to)
+        } else {
+            (from, to.min(range.0))
+        }
+    })
 }
 
 /// The table is made on its own and attached, which waits for no open transaction of a writer. All parts are numbers.
 fn create_statement(table: &str, (from, to): Range) -> String {
     let seconds = from.div_euclid(1_000_000);
-    let name = format!("{table}_p{}", jiff::Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |start| start.strftime("%Y%m%d").to_string()));
+    let name = format!(
+        "{table}_p{}",
+        jiff::Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |start| start.strftime("%Y%m%d").to_string())
+    );
     let bound = |micros: i64| format!("to_timestamp({})", micros.div_euclid(1_000_000));
     format!(
         "CREATE TABLE IF NOT EXISTS {name} (LIKE {table} INCLUDING ALL); \

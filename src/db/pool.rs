@@ -27,8 +27,16 @@ pub enum PoolError {
 /// # Errors
 /// When the URL cannot be read.
 pub fn pool(config: &Config, name: &str, size: usize) -> Result<Pool, PoolError> {
-    let manager = Manager::from_config(settings(config, name).map_err(PoolError::Url)?, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
-    let prepare_session = Hook::async_fn(|client: &mut deadpool_postgres::ClientWrapper, _| Box::pin(async move { client.batch_execute(SESSION).await.map_err(HookError::Backend) }));
+    let manager = Manager::from_config(
+        settings(config, name).map_err(PoolError::Url)?,
+        NoTls,
+        ManagerConfig {
+            recycling_method: RecyclingMethod::Fast,
+        },
+    );
+    let prepare_session = Hook::async_fn(|client: &mut deadpool_postgres::ClientWrapper, _| {
+        Box::pin(async move { client.batch_execute(SESSION).await.map_err(HookError::Backend) })
+    });
     Ok(Pool::builder(manager)
         .max_size(size)
         .runtime(Runtime::Tokio1)

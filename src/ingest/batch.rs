@@ -66,12 +66,27 @@ impl Rows {
         let start = self.encoded.len();
         encode(&mut self.encoded);
         let place = |at: usize| u32::try_from(at).expect("a batch closes long before 4 GiB");
-        let Reference { device, part, new_set, time, message, element } = reference;
+        let Reference {
+            device,
+            part,
+            new_set,
+            time,
+            message,
+            element,
+        } = reference;
         let (device, new_device) = match device {
             Ref::Id(id) => (id, None),
             Ref::New(index) => (0, Some(index)),
         };
-        let row = Row { key: (device, time, part), start: place(start), bytes: place(self.encoded.len() - start), message, element, new_device, new_set };
+        let row = Row {
+            key: (device, time, part),
+            start: place(start),
+            bytes: place(self.encoded.len() - start),
+            message,
+            element,
+            new_device,
+            new_set,
+        };
         self.rows.push(row);
     }
 
@@ -132,7 +147,12 @@ impl Message {
     /// Marks it for the dead letters; what is refused of it later joins the detail.
     pub fn refuse(&mut self, rejection: Rejection) {
         match &mut self.refusal {
-            None => self.refusal = Some(Refusal { id: dead_letter::new_id(self.delivery.received_at), rejection }),
+            None => {
+                self.refusal = Some(Refusal {
+                    id: dead_letter::new_id(self.delivery.received_at),
+                    rejection,
+                })
+            }
             Some(refusal) => refusal.rejection.detail = format!("{}; {}", refusal.rejection.detail, rejection).into(),
         }
     }
@@ -183,7 +203,12 @@ impl Batch {
     /// Adds a message; its rows follow.
     pub fn open_message(&mut self, delivery: Delivery) -> u32 {
         self.opened.get_or_insert(delivery.received);
-        self.messages.push(Message { delivery, device_time: None, new_rows: 0, refusal: None });
+        self.messages.push(Message {
+            delivery,
+            device_time: None,
+            new_rows: 0,
+            refusal: None,
+        });
         u32::try_from(self.messages.len() - 1).expect("a batch closes long before 2^32 messages")
     }
 
@@ -225,7 +250,14 @@ impl Batch {
             self.messages[message].device_time = Some(reading.time);
         }
         let message = u32::try_from(message).expect("a batch closes long before 2^32 messages");
-        Reference { device, part, new_set, time: reading.time, message, element: reading.element }
+        Reference {
+            device,
+            part,
+            new_set,
+            time: reading.time,
+            message,
+            element: reading.element,
+        }
     }
 
     /// How many rows it holds; a dead letter counts as one.

@@ -54,7 +54,10 @@ impl Default for Config {
             queue_qos0: 65_536,
             held_bytes: 256 * 1024 * 1024,
             max_payload_bytes: 1024 * 1024,
-            time_window: TimeWindow { past: Duration::from_secs(3653 * 86_400), future: Duration::from_secs(86_400) },
+            time_window: TimeWindow {
+                past: Duration::from_secs(3653 * 86_400),
+                future: Duration::from_secs(86_400),
+            },
             max_device_metrics: 512,
         }
     }
@@ -68,7 +71,11 @@ impl Config {
         if let Err(error) = TopicTree::new(&self.base_topic) {
             faults.push(format!("MQTT_BASE_TOPIC: {error}"));
         }
-        let group_fits = (1..=32).contains(&self.group.len()) && self.group.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+        let group_fits = (1..=32).contains(&self.group.len())
+            && self
+                .group
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
         if !group_fits {
             faults.push("INGEST_GROUP is 1 to 32 of A-Z a-z 0-9 - _".to_owned());
         }

@@ -78,7 +78,13 @@ impl Writer {
     pub fn new(store: Store) -> Self {
         let rows = ["telemetry", "events"].map(|table| store.metrics.rows(table));
         let copies = store.metrics.transaction("batch");
-        Self { store, rows, copies, latest: Latest::default(), buffer: BytesMut::new() }
+        Self {
+            store,
+            rows,
+            copies,
+            latest: Latest::default(),
+            buffer: BytesMut::new(),
+        }
     }
 
     /// Stores batches until the parse thread has ended; each goes back to it empty.
@@ -123,7 +129,10 @@ impl Writer {
         }
         self.store.metrics.copy_seconds.record(begun.elapsed().as_secs_f64());
         #[expect(clippy::cast_precision_loss, reason = "counted in thousands")]
-        self.store.metrics.copy_rows.record((batch.telemetry.rows.len() + batch.events.rows.len()) as f64);
+        self.store
+            .metrics
+            .copy_rows
+            .record((batch.telemetry.rows.len() + batch.events.rows.len()) as f64);
         self.latest.note(&batch.telemetry);
         self.settle(batch);
     }
@@ -136,7 +145,10 @@ impl Writer {
                 return batch.resolve(Vec::new(), Vec::new());
             }
             let learned = on_connection(&self.store.pool, self.store.copy_timeout, async |client| {
-                Ok((resolve::devices(client, &batch.new_devices).await?, resolve::metric_sets(client, &batch.new_sets).await?))
+                Ok((
+                    resolve::devices(client, &batch.new_devices).await?,
+                    resolve::metric_sets(client, &batch.new_sets).await?,
+                ))
             });
             match learned.await {
                 Ok((devices, sets)) => return batch.resolve(devices, sets),
@@ -150,7 +162,9 @@ impl Writer {
         let (mut merge, mut excised, mut patience) = (false, 0, patience());
         loop {
             let Self { store, buffer, .. } = self;
-            let attempt = on_connection(&store.pool, store.copy_timeout, async |client| transaction::store(client, &store.partitions, batch, &part, merge, buffer).await);
+            let attempt = on_connection(&store.pool, store.copy_timeout, async |client| {
+                transaction::store(client, &store.partitions, batch, &part, merge, buffer).await
+            });
             let failure = match attempt.await {
                 Ok(stored) => {
                     self.copies.ok.increment(1);
@@ -164,7 +178,10 @@ impl Writer {
                 Fault::Duplicate if !merge => merge = true,
                 Fault::Row { line } if !part.is_empty() => {
                     self.copies.refused.increment(1);
-                    match named_row(&failure, line, &part).filter(|_| excised < MAX_EXCISED).or_else(|| lone_row(&part)) {
+                    match named_row(&failure, line, &part)
+                        .filter(|_| excised < MAX_EXCISED)
+                        .or_else(|| lone_row(&part))
+                    {
                         Some((table, index)) => excise(batch, &mut part, table, index, &failure),
                         None => return Some(part.halve()),
                     }
@@ -194,7 +211,12 @@ impl Writer {
     }
 
     fn book_rows(&self, batch: &mut Batch, part: &Part, stored: Stored) {
-        let Batch { messages, telemetry, events, .. } = batch;
+        let Batch {
+            messages,
+            telemetry,
+            events,
+            ..
+        } = batch;
         let mut keys = match stored {
             Stored::All => None,
             Stored::Keys(keys) => Some(keys),
@@ -245,7 +267,10 @@ impl Writer {
 
     /// Lets go of messages without a verdict: unacked, they will be delivered again.
     fn abandon(&self, batch: &mut Batch) {
-        warn!(messages = batch.messages.len(), "the stop cannot wait for the database; these messages stay with the broker");
+        warn!(
+            messages = batch.messages.len(),
+            "the stop cannot wait for the database; these messages stay with the broker"
+        );
         self.store.accounting.book(|totals| {
             for message in &batch.messages {
                 totals.abandoned[message.delivery.qos()] += 1;
@@ -256,21 +281,28 @@ impl Writer {
     }
 
     fn release(&self, batch: &Batch) {
-        self.store.held.subtract(batch.messages.iter().map(|message| message.delivery.held_bytes()).sum());
+        self.store
+            .held
+            .subtract(batch.messages.iter().map(|message| message.delivery.held_bytes()).sum());
     }
 
     fn observe_latency(&self, batch: &Batch) {
         let metrics = &self.store.metrics;
         let now = time::now();
         // All messages of one read share an instant.
-        for burst in batch.messages.chunk_by(|a, b| a.delivery.received == b.delivery.received && a.delivery.qos() == b.delivery.qos()) {
+        for burst in batch
+            .messages
+            .chunk_by(|a, b| a.delivery.received == b.delivery.received && a.delivery.qos() == b.delivery.qos())
+        {
             let first = &burst[0].delivery;
             record_many(&metrics.commit_latency[first.qos()], first.received.elapsed(), burst.len());
         }
         for time in batch.messages.iter().filter_map(|message| message.device_time) {
             let age = now.saturating_sub(time);
             if (0..FRESH_MICROS).contains(&age) {
-                metrics.publish_to_commit.record(Duration::from_micros(age.unsigned_abs()).as_secs_f64());
+                metrics
+                    .publish_to_commit
+                    .record(Duration::from_micros(age.unsigned_abs()).as_secs_f64());
             }
         }
     }
@@ -302,7 +334,9 @@ fn record_many(histogram: &Histogram, latency: Duration, count: usize) {
 
 /// The row that the server named, as table and index into the part.
 fn named_row(failure: &AttemptError, line: Option<usize>, part: &Part) -> Option<(usize, usize)> {
-    let AttemptError::Server { table: Some(table), .. } = failure else { return None };
+    let AttemptError::Server { table: Some(table), .. } = failure else {
+        return None;
+    };
     let index = line?.checked_sub(1)?;
     (index < part.rows[*table].len()).then_some((*table, index))
 }

@@ -30,18 +30,28 @@ pub fn new_id(received_at: i64) -> Uuid {
 /// # Errors
 /// The server's.
 pub async fn insert<'a>(transaction: &Transaction<'_>, messages: impl Iterator<Item = &'a Message> + Clone) -> Result<(), Error> {
-    let refused = || messages.clone().filter_map(|message| message.refusal.as_ref().map(|refusal| (&message.delivery, refusal)));
+    let refused = || {
+        messages
+            .clone()
+            .filter_map(|message| message.refusal.as_ref().map(|refusal| (&message.delivery, refusal)))
+    };
     let ids: Vec<Uuid> = refused().map(|(_, refusal)| refusal.id).collect();
     if ids.is_empty() {
         return Ok(());
     }
-    let received: Vec<i64> = refused().map(|(delivery, _)| delivery.received_at - POSTGRES_EPOCH_MICROS).collect();
-    let topics: Vec<String> = refused().map(|(delivery, _)| storable(&String::from_utf8_lossy(&delivery.topic))).collect();
+    let received: Vec<i64> = refused()
+        .map(|(delivery, _)| delivery.received_at - POSTGRES_EPOCH_MICROS)
+        .collect();
+    let topics: Vec<String> = refused()
+        .map(|(delivery, _)| storable(&String::from_utf8_lossy(&delivery.topic)))
+        .collect();
     let qos: Vec<i16> = refused().map(|(delivery, _)| i16::from(delivery.ticket.is_some())).collect();
     let payloads: Vec<&[u8]> = refused().map(|(delivery, _)| delivery.payload.as_ref()).collect();
     let reasons: Vec<&str> = refused().map(|(_, refusal)| refusal.rejection.reason.as_str()).collect();
     let details: Vec<String> = refused().map(|(_, refusal)| storable(&refusal.rejection.detail)).collect();
-    transaction.execute(INSERT, &[&ids, &received, &topics, &qos, &payloads, &reasons, &details]).await?;
+    transaction
+        .execute(INSERT, &[&ids, &received, &topics, &qos, &payloads, &reasons, &details])
+        .await?;
     Ok(())
 }
 

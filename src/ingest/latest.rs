@@ -38,7 +38,11 @@ impl Latest {
         for (index, row) in rows.rows.iter().enumerate() {
             let (device, time, set) = row.key;
             // Of a run of one device and set only the last can be the newest.
-            if rows.rows.get(index + 1).is_some_and(|next| next.key.0 == device && next.key.2 == set) {
+            if rows
+                .rows
+                .get(index + 1)
+                .is_some_and(|next| next.key.0 == device && next.key.2 == set)
+            {
                 continue;
             }
             let known = self.newest.entry((device, set)).or_insert((i64::MIN, Vec::new()));

@@ -62,8 +62,20 @@ impl Window {
     pub fn new(receive_maximum: u16, fenced: Counter) -> Self {
         let size = (usize::from(receive_maximum) + 1).next_power_of_two();
         let entries = std::iter::repeat_with(|| AtomicU8::new(OPEN)).take(size).collect();
-        let shared = Shared { entries, changed: Notify::new(), closed: AtomicBool::new(false), abandoned: AtomicBool::new(false), fenced };
-        Self { shared: Arc::new(shared), packets: vec![(0, Instant::now()); size].into(), receive_maximum, head: 0, tail: 0 }
+        let shared = Shared {
+            entries,
+            changed: Notify::new(),
+            closed: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
+            fenced,
+        };
+        Self {
+            shared: Arc::new(shared),
+            packets: vec![(0, Instant::now()); size].into(),
+            receive_maximum,
+            head: 0,
+            tail: 0,
+        }
     }
 
     /// Opens an entry for the delivery with this packet id.
@@ -79,7 +91,11 @@ impl Window {
         self.packets[entry] = (packet_id, received);
         self.tail += 1;
         let entry = u32::try_from(entry).expect("a window has at most 65,536 entries");
-        Ok(Ticket { shared: Arc::clone(&self.shared), entry, spent: false })
+        Ok(Ticket {
+            shared: Arc::clone(&self.shared),
+            entry,
+            spent: false,
+        })
     }
 
     /// Takes the oldest entry if it is done: the packet id to ack now, and when it was received.
@@ -116,7 +132,11 @@ impl Window {
     /// The age of the oldest entry.
     #[must_use]
     pub fn oldest(&self) -> Duration {
-        if self.head == self.tail { Duration::ZERO } else { self.packets[self.index(self.head)].1.elapsed() }
+        if self.head == self.tail {
+            Duration::ZERO
+        } else {
+            self.packets[self.index(self.head)].1.elapsed()
+        }
     }
 
     fn index(&self, position: u64) -> usize {
@@ -223,7 +243,10 @@ mod tests {
         drop(window);
         settle(std::iter::once(ticket));
         let page = crate::observe::expose::render(&metrics, &accounting, crate::observe::expose::Page::Qos);
-        assert!(page.contains("iotflow_qos_fenced_acks_total{connection=\"slot-0\",qos=\"1\"} 1"), "{page}");
+        assert!(
+            page.contains("iotflow_qos_fenced_acks_total{connection=\"slot-0\",qos=\"1\"} 1"),
+            "{page}"
+        );
     }
 
     #[tokio::test]

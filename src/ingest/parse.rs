@@ -44,7 +44,10 @@ impl Handover {
     /// A writer that waits, and nothing on its way.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { idle: AtomicBool::new(true), returned: ArrayQueue::new(2) })
+        Arc::new(Self {
+            idle: AtomicBool::new(true),
+            returned: ArrayQueue::new(2),
+        })
     }
 }
 
@@ -64,7 +67,15 @@ impl ParseStage {
     /// A stage between `queue` and the writer behind `outbox`.
     #[must_use]
     pub fn new(config: &Config, tree: TopicTree, queue: Arc<ShardQueue>, outbox: mpsc::Sender<Batch>, handover: Arc<Handover>) -> Self {
-        Self { queue, outbox, handover, intake: Intake::new(config, tree), linger: config.linger, batch_rows: config.batch_rows, batch_bytes: config.batch_bytes }
+        Self {
+            queue,
+            outbox,
+            handover,
+            intake: Intake::new(config, tree),
+            linger: config.linger,
+            batch_rows: config.batch_rows,
+            batch_bytes: config.batch_bytes,
+        }
     }
 
     /// Runs until the queue is closed and empty and the last batch is handed over.
@@ -138,7 +149,10 @@ impl Intake {
             tree,
             parser: Parser::new(config.time_window),
             max_payload_bytes: config.max_payload_bytes,
-            known: Dictionary { max_device_metrics: config.max_device_metrics, ..Dictionary::default() },
+            known: Dictionary {
+                max_device_metrics: config.max_device_metrics,
+                ..Dictionary::default()
+            },
         }
     }
 
@@ -146,7 +160,10 @@ impl Intake {
     pub fn take(&mut self, delivery: Delivery) {
         let message = self.batch.open_message(delivery) as usize;
         // Both are reference-counted: no byte is copied.
-        let (topic, payload) = (self.batch.messages[message].delivery.topic.clone(), self.batch.messages[message].delivery.payload.clone());
+        let (topic, payload) = (
+            self.batch.messages[message].delivery.topic.clone(),
+            self.batch.messages[message].delivery.payload.clone(),
+        );
         let refused = self.parse(&topic, &payload, self.batch.messages[message].delivery.received_at);
         if let Some(rejection) = refused.unwrap_or_else(Some) {
             self.batch.messages[message].refuse(rejection);
@@ -155,7 +172,10 @@ impl Intake {
 
     fn parse(&mut self, topic: &[u8], payload: &[u8], received_at: i64) -> Result<Option<Rejection>, Rejection> {
         if payload.len() > self.max_payload_bytes {
-            return Err(Rejection::new(Reason::PayloadTooLarge, format!("{} bytes; at most {} are taken", payload.len(), self.max_payload_bytes)));
+            return Err(Rejection::new(
+                Reason::PayloadTooLarge,
+                format!("{} bytes; at most {} are taken", payload.len(), self.max_payload_bytes),
+            ));
         }
         let (device, channel) = self.tree.parse(topic)?;
         let Channel::Telemetry(kind) = channel else {
@@ -253,7 +273,9 @@ impl Dictionary {
         let entry = &mut self.sets[set as usize];
         let set = match entry.id {
             Some(id) => Ref::Id(id),
-            None => ask(&mut entry.asked, batch.serial, &mut batch.new_sets, || reading.names.as_slice().into()),
+            None => ask(&mut entry.asked, batch.serial, &mut batch.new_sets, || {
+                reading.names.as_slice().into()
+            }),
         };
         Ok((self.device(device, batch).0, set))
     }
@@ -266,10 +288,19 @@ impl Dictionary {
         let is_new = |name: &&&str| !used.is_some_and(|used| self.name_indices.get(**name).is_some_and(|index| used.names.contains(index)));
         let (have, more) = (used.map_or(0, |used| used.names.len()), names().filter(is_new).count());
         if have + more > self.max_device_metrics {
-            return Err(Rejection::new(Reason::TooManyMetrics, format!("{more} new metrics beside {have} of this device; at most {} are taken", self.max_device_metrics)));
+            return Err(Rejection::new(
+                Reason::TooManyMetrics,
+                format!(
+                    "{more} new metrics beside {have} of this device; at most {} are taken",
+                    self.max_device_metrics
+                ),
+            ));
         }
         if used.is_some_and(|used| used.sets.len() >= MAX_DEVICE_SETS) {
-            return Err(Rejection::new(Reason::TooManyMetrics, format!("a new combination of metrics beside {MAX_DEVICE_SETS} of this device")));
+            return Err(Rejection::new(
+                Reason::TooManyMetrics,
+                format!("a new combination of metrics beside {MAX_DEVICE_SETS} of this device"),
+            ));
         }
         let mut indices = Vec::with_capacity(numbers.len() + extras.len());
         for name in names() {

@@ -108,12 +108,22 @@ pub fn start(config: &Config, store: &Store, tasks: &Tasks, receive_maximum: u16
         let queue = Arc::new(ShardQueue::new(config.queue_qos0, window * connections));
         let handover = Handover::new();
         let (outbox, inbox) = mpsc::channel::<Batch>(1);
-        tasks.spawn(format!("writer-{shard}"), Writer::new(store.clone()).run(inbox, Arc::clone(&handover), Arc::clone(&queue)));
+        tasks.spawn(
+            format!("writer-{shard}"),
+            Writer::new(store.clone()).run(inbox, Arc::clone(&handover), Arc::clone(&queue)),
+        );
         let parse = ParseStage::new(config, tree.clone(), Arc::clone(&queue), outbox, handover);
         tasks.spawn_thread(format!("parse-{shard}"), move || parse.run());
         gauges.push((Arc::downgrade(&queue), store.metrics.queue(shard)));
         queues.push(queue);
     }
-    let shards = Arc::new(Shards { queues, hash: FixedState::with_seed(0) });
-    Ok(Pipeline { telemetry: Inlet { shards, tree }, status, gauges: QueueGauges(gauges) })
+    let shards = Arc::new(Shards {
+        queues,
+        hash: FixedState::with_seed(0),
+    });
+    Ok(Pipeline {
+        telemetry: Inlet { shards, tree },
+        status,
+        gauges: QueueGauges(gauges),
+    })
 }

@@ -54,7 +54,10 @@ impl Held {
     /// Nothing yet, of `budget` bytes.
     #[must_use]
     pub fn new(budget: usize) -> Self {
-        Self { bytes: AtomicUsize::new(0), budget }
+        Self {
+            bytes: AtomicUsize::new(0),
+            budget,
+        }
     }
 
     /// A burst came in.
@@ -202,7 +205,13 @@ mod tests {
     use std::sync::Arc;
 
     fn delivery(number: usize) -> Delivery {
-        Delivery { topic: Bytes::new(), payload: Bytes::from(number.to_string()), received_at: 0, received: Instant::now(), ticket: None }
+        Delivery {
+            topic: Bytes::new(),
+            payload: Bytes::from(number.to_string()),
+            received_at: 0,
+            received: Instant::now(),
+            ticket: None,
+        }
     }
 
     #[test]
@@ -242,7 +251,14 @@ mod tests {
         assert!(queue.push(delivery(2)).is_err(), "the share of QoS 0 is used up");
         for packet in 1..=2 {
             let ticket = window.open(packet, Instant::now()).expect("within the window");
-            assert!(queue.push(Delivery { ticket: Some(ticket), ..delivery(3) }).is_ok());
+            assert!(
+                queue
+                    .push(Delivery {
+                        ticket: Some(ticket),
+                        ..delivery(3)
+                    })
+                    .is_ok()
+            );
         }
         assert!(queue.sleeper().is_some());
         assert!(queue.sleeper().is_none(), "one consumer only");

@@ -14,7 +14,8 @@ const ADD_DEVICES: &str = "
     WHERE NOT EXISTS (SELECT FROM devices WHERE device = name)
     ORDER BY name
     ON CONFLICT (device) DO NOTHING";
-const DEVICE_IDS: &str = "SELECT device_id FROM unnest($1::text[]) WITH ORDINALITY AS names (name, place) JOIN devices ON device = name ORDER BY place";
+const DEVICE_IDS: &str =
+    "SELECT device_id FROM unnest($1::text[]) WITH ORDINALITY AS names (name, place) JOIN devices ON device = name ORDER BY place";
 const ADD_METRICS: &str = "
     INSERT INTO metrics (name)
     SELECT name FROM unnest($1::text[]) AS names (name)

@@ -35,9 +35,16 @@ pub fn wanted(config: &Config) -> Result<Vec<Session>, BadBaseTopic> {
         purpose: Purpose::Subscribe(vec![tree.status_filter(), BROKER_DROPPED_TOPIC.to_owned()]),
         status: true,
     };
-    let telemetry = |what: String, filter: String| Session { client_id: client_id(&what), name: if config.shared { format!("slot-{what}") } else { what }, purpose: Purpose::Subscribe(vec![filter]), status: false };
+    let telemetry = |what: String, filter: String| Session {
+        client_id: client_id(&what),
+        name: if config.shared { format!("slot-{what}") } else { what },
+        purpose: Purpose::Subscribe(vec![filter]),
+        status: false,
+    };
     let mut sessions: Vec<Session> = if config.shared {
-        (0..config.slots).map(|slot| telemetry(slot.to_string(), format!("$share/{}/{}", config.group, tree.telemetry_filter()))).collect()
+        (0..config.slots)
+            .map(|slot| telemetry(slot.to_string(), format!("$share/{}/{}", config.group, tree.telemetry_filter())))
+            .collect()
     } else {
         vec![telemetry("plain".to_owned(), tree.telemetry_filter())]
     };
@@ -52,8 +59,18 @@ pub fn wanted(config: &Config) -> Result<Vec<Session>, BadBaseTopic> {
 pub async fn retired(pool: &Pool, wanted: &[Session], group: &str) -> Result<Vec<Session>, PoolError> {
     let known: Vec<&str> = wanted.iter().map(|session| session.client_id.as_str()).collect();
     let client = pool.get().await?;
-    let rows = client.query("SELECT client_id, filters FROM ingest_sessions WHERE starts_with(client_id, $1) AND client_id <> ALL ($2)", &[&format!("iotflow-{group}-"), &known]).await?;
-    let retire = |client_id: String, filters| Session { name: format!("retired-{}", client_id.rsplit('-').next().unwrap_or_default()), status: client_id.ends_with("-status"), client_id, purpose: Purpose::Retire(filters) };
+    let rows = client
+        .query(
+            "SELECT client_id, filters FROM ingest_sessions WHERE starts_with(client_id, $1) AND client_id <> ALL ($2)",
+            &[&format!("iotflow-{group}-"), &known],
+        )
+        .await?;
+    let retire = |client_id: String, filters| Session {
+        name: format!("retired-{}", client_id.rsplit('-').next().unwrap_or_default()),
+        status: client_id.ends_with("-status"),
+        client_id,
+        purpose: Purpose::Retire(filters),
+    };
     Ok(rows.iter().map(|row| retire(row.get(0), row.get(1))).collect())
 }
 
@@ -73,6 +90,9 @@ pub async fn register(pool: &Pool, session: &Session) -> Result<(), PoolError> {
 /// # Errors
 /// The server's.
 pub async fn forget(pool: &Pool, session: &Session) -> Result<(), PoolError> {
-    pool.get().await?.execute("DELETE FROM ingest_sessions WHERE client_id = $1", &[&session.client_id]).await?;
+    pool.get()
+        .await?
+        .execute("DELETE FROM ingest_sessions WHERE client_id = $1", &[&session.client_id])
+        .await?;
     Ok(())
 }

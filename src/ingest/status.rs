@@ -61,7 +61,11 @@ impl StatusStage {
     /// A stage on what `store` shares.
     #[must_use]
     pub fn new(config: &Config, tree: TopicTree, store: Store) -> Self {
-        Self { store, tree, parser: Parser::new(config.time_window) }
+        Self {
+            store,
+            tree,
+            parser: Parser::new(config.time_window),
+        }
     }
 
     /// Stores what comes until the inbox is closed and empty.
@@ -69,7 +73,15 @@ impl StatusStage {
         let give_up = self.store.give_up.clone();
         let mut deliveries = Vec::with_capacity(BATCH);
         while inbox.recv_many(&mut deliveries, BATCH).await > 0 {
-            let mut messages: Vec<Message> = deliveries.drain(..).map(|delivery| Message { delivery, device_time: None, new_rows: 0, refusal: None }).collect();
+            let mut messages: Vec<Message> = deliveries
+                .drain(..)
+                .map(|delivery| Message {
+                    delivery,
+                    device_time: None,
+                    new_rows: 0,
+                    refusal: None,
+                })
+                .collect();
             let states = self.read(&mut messages);
             let stored = tokio::select! {
                 () = self.store(&messages, &states) => true,
@@ -99,10 +111,18 @@ impl StatusStage {
         let Channel::Status(status) = channel else {
             return Err(Rejection::new(Reason::UnknownTopic, "no status topic"));
         };
-        let mut state = State { online: status != Status::Offline, at: delivery.received_at, payload: None };
+        let mut state = State {
+            online: status != Status::Offline,
+            at: delivery.received_at,
+            payload: None,
+        };
         // The topic says it all; an empty payload also clears a retained message.
         if !delivery.payload.is_empty() {
-            let origin = Origin { device, kind: Telemetry::Events, received_at: delivery.received_at };
+            let origin = Origin {
+                device,
+                kind: Telemetry::Events,
+                received_at: delivery.received_at,
+            };
             self.parser.parse(origin, &delivery.payload, |reading| {
                 state.at = reading.time;
                 state.payload = String::from_utf8(reading.extra.clone()).ok();
@@ -115,7 +135,9 @@ impl StatusStage {
     async fn store(&self, messages: &[Message], states: &HashMap<DeviceId, State, FixedState>) {
         let mut patience = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         loop {
-            let attempt = on_connection(&self.store.pool, self.store.copy_timeout, async |client| write(client, messages, states).await);
+            let attempt = on_connection(&self.store.pool, self.store.copy_timeout, async |client| {
+                write(client, messages, states).await
+            });
             match attempt.await {
                 Ok(()) => return,
                 Err(failure) => {
@@ -148,14 +170,20 @@ impl StatusStage {
                 totals.abandoned[qos] += abandoned[qos];
             }
         });
-        self.store.held.subtract(messages.iter().map(|message| message.delivery.held_bytes()).sum());
+        self.store
+            .held
+            .subtract(messages.iter().map(|message| message.delivery.held_bytes()).sum());
         if stored {
             ledger::settle(messages.into_iter().filter_map(|mut message| message.delivery.ticket.take()));
         }
     }
 }
 
-async fn write(client: &mut ClientWrapper, messages: &[Message], states: &HashMap<DeviceId, State, FixedState>) -> Result<(), AttemptError> {
+async fn write(
+    client: &mut ClientWrapper,
+    messages: &[Message],
+    states: &HashMap<DeviceId, State, FixedState>,
+) -> Result<(), AttemptError> {
     let (devices, states): (Vec<DeviceId>, Vec<&State>) = states.iter().map(|(device, state)| (device.clone(), state)).unzip();
     let ids = resolve::devices(client, &devices).await?;
     let transaction = client.build_transaction().start().await?;

@@ -145,7 +145,10 @@ impl Subscriber {
                     self.latch.ready("ended");
                     return;
                 }
-                Ok(End::LeaseLost) => warn!(connection = self.name, "the lease went to another replica; the session is left to it"),
+                Ok(End::LeaseLost) => warn!(
+                    connection = self.name,
+                    "the lease went to another replica; the session is left to it"
+                ),
                 Err(broken) => {
                     metrics.disconnects.increment(1);
                     self.latch.unready(broken.to_string());
@@ -179,7 +182,15 @@ impl Subscriber {
             }
         };
         let window = Window::new(self.mqtt.receive_maximum, metrics.fenced.clone());
-        let live = Live { window, asked, answered: None, opened: Instant::now(), heard: Instant::now(), stopping: false, peaks: Peaks::default() };
+        let live = Live {
+            window,
+            asked,
+            answered: None,
+            opened: Instant::now(),
+            heard: Instant::now(),
+            stopping: false,
+            peaks: Peaks::default(),
+        };
         self.serve(connection, live, metrics).await
     }
 
@@ -253,7 +264,13 @@ impl Subscriber {
                     };
                     count[qos] += 1;
                     redelivered[qos] += u64::from(publish.dup);
-                    let delivery = Delivery { topic: publish.topic, payload: publish.payload, received_at, received, ticket };
+                    let delivery = Delivery {
+                        topic: publish.topic,
+                        payload: publish.payload,
+                        received_at,
+                        received,
+                        ticket,
+                    };
                     let bytes = delivery.held_bytes();
                     match self.offer(delivery) {
                         Ok(()) => held += bytes,
@@ -308,11 +325,18 @@ impl Subscriber {
                 for (filter, reason) in filters.iter().zip(&answer.return_codes) {
                     match reason {
                         SubscribeReasonCode::Success(QoS::AtMostOnce) if !filter.starts_with("$SYS/") => {
-                            self.warn("the broker grants QoS 0 only: nothing is acked, and what is on its way when a connection ends is lost");
+                            self.warn(
+                                "the broker grants QoS 0 only: nothing is acked, and what is on its way when a connection ends is lost",
+                            );
                         }
                         SubscribeReasonCode::Success(_) => {}
                         _ if filter.starts_with("$SYS/") => {}
-                        reason => return Err(Broken::Refused { filter: filter.clone(), reason: *reason }),
+                        reason => {
+                            return Err(Broken::Refused {
+                                filter: filter.clone(),
+                                reason: *reason,
+                            });
+                        }
                     }
                 }
                 info!(connection = self.name, "subscribed");
@@ -367,10 +391,17 @@ impl Subscriber {
         metrics.window_use.set(unacked as f64 / f64::from(self.mqtt.receive_maximum));
         metrics.oldest_unacked.set(oldest.as_secs_f64());
         if live.answered.is_none() {
-            return if live.opened.elapsed() > ANSWER_WITHIN { Err(Broken::NoAnswer) } else { Ok(false) };
+            return if live.opened.elapsed() > ANSWER_WITHIN {
+                Err(Broken::NoAnswer)
+            } else {
+                Ok(false)
+            };
         }
         if oldest > STUCK_AFTER {
-            self.latch.unready(format!("{unacked} deliveries wait for their commit, the oldest for {} s", oldest.as_secs()));
+            self.latch.unready(format!(
+                "{unacked} deliveries wait for their commit, the oldest for {} s",
+                oldest.as_secs()
+            ));
         } else {
             self.latch.ready("subscribed");
         }
@@ -379,11 +410,21 @@ impl Subscriber {
     }
 
     fn note_connack(&self, connack: &ConnAck, metrics: &ConnectionMetrics) -> Result<(), Broken> {
-        info!(connection = self.name, client_id = self.client_id, resumed = connack.session_present, "connected");
-        if connack.session_present { metrics.resumed.increment(1) } else { metrics.started.increment(1) }
+        info!(
+            connection = self.name,
+            client_id = self.client_id,
+            resumed = connack.session_present,
+            "connected"
+        );
+        if connack.session_present {
+            metrics.resumed.increment(1)
+        } else {
+            metrics.started.increment(1)
+        }
         self.latch.clear_warnings();
         let Some(properties) = &connack.properties else { return Ok(()) };
-        let wants_share = matches!(&self.purpose, Purpose::Subscribe(filters) if filters.iter().any(|filter| filter.starts_with("$share/")));
+        let wants_share =
+            matches!(&self.purpose, Purpose::Subscribe(filters) if filters.iter().any(|filter| filter.starts_with("$share/")));
         if wants_share && properties.shared_subscription_available == Some(0) {
             return Err(Broken::NoSharedSubscriptions);
         }
@@ -397,7 +438,12 @@ impl Subscriber {
     }
 
     fn note_dropped(&self, publish: &Publish) {
-        let Some(dropped) = std::str::from_utf8(&publish.payload).ok().and_then(|text| text.trim().parse::<f64>().ok()) else { return };
+        let Some(dropped) = std::str::from_utf8(&publish.payload)
+            .ok()
+            .and_then(|text| text.trim().parse::<f64>().ok())
+        else {
+            return;
+        };
         self.metrics.broker_dropped.set(dropped);
         if dropped > 0.0 {
             self.warn("the broker has dropped messages (iotflow_broker_dropped_messages): a queue limit is too low (Mosquitto: max_queued_messages 0, with max_queued_bytes and memory_limit)");
@@ -451,8 +497,14 @@ impl Peaks {
 /// What the broker announced that caps the rate or may lose data.
 fn limits(properties: &ConnAckProperties, mqtt: &MqttConfig) -> Vec<String> {
     let mut warnings = Vec::new();
-    if let Some(seconds) = properties.session_expiry_interval.filter(|seconds| u64::from(*seconds) < mqtt.session_expiry.as_secs()) {
-        warnings.push(format!("the broker keeps a session for {seconds} s only, not for {} s: what is published while we are away longer is lost", mqtt.session_expiry.as_secs()));
+    if let Some(seconds) = properties
+        .session_expiry_interval
+        .filter(|seconds| u64::from(*seconds) < mqtt.session_expiry.as_secs())
+    {
+        warnings.push(format!(
+            "the broker keeps a session for {seconds} s only, not for {} s: what is published while we are away longer is lost",
+            mqtt.session_expiry.as_secs()
+        ));
     }
     if properties.max_qos == Some(0) {
         warnings.push("the broker takes no QoS above 0 (Maximum QoS)".to_owned());
@@ -465,16 +517,26 @@ fn limits(properties: &ConnAckProperties, mqtt: &MqttConfig) -> Vec<String> {
 fn durable_filter(path: &str) -> Filter {
     let mut filter = Filter::new(path, QoS::AtLeastOnce);
     filter.preserve_retain = true;
-    filter.retain_forward_rule = if path.starts_with("$share/") { RetainForwardRule::Never } else { RetainForwardRule::OnNewSubscribe };
+    filter.retain_forward_rule = if path.starts_with("$share/") {
+        RetainForwardRule::Never
+    } else {
+        RetainForwardRule::OnNewSubscribe
+    };
     filter
 }
 
 fn report(name: &str, broken: &Broken, wait: Duration) {
     match broken {
         Broken::Connection(failure) if failure.is_takeover() => {
-            error!(connection = name, ?wait, "another client took our client id over although we hold its lease; is it in use elsewhere?");
+            error!(
+                connection = name,
+                ?wait,
+                "another client took our client id over although we hold its lease; is it in use elsewhere?"
+            );
         }
-        Broken::Refused { .. } | Broken::NoSharedSubscriptions | Broken::NoWildcards | Broken::Abandoned => error!(connection = name, %broken, ?wait, "the session cannot be used as it is"),
+        Broken::Refused { .. } | Broken::NoSharedSubscriptions | Broken::NoWildcards | Broken::Abandoned => {
+            error!(connection = name, %broken, ?wait, "the session cannot be used as it is")
+        }
         _ => warn!(connection = name, %broken, ?wait, "disconnected"),
     }
 }

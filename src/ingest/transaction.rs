@@ -58,8 +58,15 @@ impl Part {
     #[must_use]
     pub fn whole(batch: &Batch) -> Self {
         let every = |rows: &Rows| (0..u32::try_from(rows.rows.len()).expect("a batch closes long before 2^32 rows")).collect();
-        let dead = (0_u32..).zip(&batch.messages).filter(|(_, message)| message.refusal.is_some()).map(|(index, _)| index).collect();
-        Self { rows: [every(&batch.telemetry), every(&batch.events)], dead }
+        let dead = (0_u32..)
+            .zip(&batch.messages)
+            .filter(|(_, message)| message.refusal.is_some())
+            .map(|(index, _)| index)
+            .collect();
+        Self {
+            rows: [every(&batch.telemetry), every(&batch.events)],
+            dead,
+        }
     }
 
     /// How many rows.
@@ -78,8 +85,18 @@ impl Part {
     #[must_use]
     pub fn halve(mut self) -> [Self; 2] {
         let both = self.rows.iter().all(|rows| !rows.is_empty());
-        let second = if both { [Vec::new(), std::mem::take(&mut self.rows[1])] } else { self.rows.each_mut().map(|rows| rows.split_off(rows.len().div_ceil(2))) };
-        [self, Self { rows: second, dead: Vec::new() }]
+        let second = if both {
+            [Vec::new(), std::mem::take(&mut self.rows[1])]
+        } else {
+            self.rows.each_mut().map(|rows| rows.split_off(rows.len().div_ceil(2)))
+        };
+        [
+            self,
+            Self {
+                rows: second,
+                dead: Vec::new(),
+            },
+        ]
     }
 }
 
@@ -147,7 +164,11 @@ impl AttemptError {
 ///
 /// # Errors
 /// What `work` says, or that there was no connection or no time.
-pub async fn on_connection<T>(pool: &Pool, limit: Duration, work: impl AsyncFnOnce(&mut ClientWrapper) -> Result<T, AttemptError>) -> Result<T, AttemptError> {
+pub async fn on_connection<T>(
+    pool: &Pool,
+    limit: Duration,
+    work: impl AsyncFnOnce(&mut ClientWrapper) -> Result<T, AttemptError>,
+) -> Result<T, AttemptError> {
     let mut client = pool.get().await?;
     let cancel = client.cancel_token();
     match tokio::time::timeout(limit, work(&mut client)).await {
@@ -171,7 +192,14 @@ pub async fn on_connection<T>(pool: &Pool, limit: Duration, work: impl AsyncFnOn
 ///
 /// # Errors
 /// Nothing was stored then, unless the answer to a commit got lost.
-pub async fn store(client: &mut ClientWrapper, partitions: &Partitions, batch: &Batch, part: &Part, merge: bool, buffer: &mut BytesMut) -> Result<Stored, AttemptError> {
+pub async fn store(
+    client: &mut ClientWrapper,
+    partitions: &Partitions,
+    batch: &Batch,
+    part: &Part,
+    merge: bool,
+    buffer: &mut BytesMut,
+) -> Result<Stored, AttemptError> {
     let tables = [&batch.telemetry, &batch.events];
     for (table, rows) in tables.iter().enumerate() {
         while let Some(time) = partitions.first_missing(table, part.rows[table].iter().map(|row| rows.rows[*row as usize].key.1)) {
@@ -216,13 +244,19 @@ fn check(took: Result<u64, Error>, sent: usize, table: usize) -> Result<(), Atte
     match took {
         Ok(took) if took == sent as u64 => Ok(()),
         Ok(took) => Err(AttemptError::Short { sent, took }),
-        Err(source) => Err(AttemptError::Server { source, table: Some(table) }),
+        Err(source) => Err(AttemptError::Server {
+            source,
+            table: Some(table),
+        }),
     }
 }
 
 async fn merge_stage(transaction: &Transaction<'_>, merge: &str) -> Result<HashSet<Key, FixedState>, Error> {
     let rows = transaction.query(merge, &[]).await?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get::<_, UnixMicros>(1).0, row.get(2))).collect())
+    Ok(rows
+        .iter()
+        .map(|row| (row.get(0), row.get::<_, UnixMicros>(1).0, row.get(2)))
+        .collect())
 }
 
 /// A `timestamptz` in microseconds since 1970.
@@ -244,7 +278,10 @@ mod tests {
 
     #[test]
     fn halving_ends_at_single_rows_and_loses_none() {
-        let mut parts = vec![Part { rows: [(0..37).collect(), (0..5).collect()], dead: vec![1, 2] }];
+        let mut parts = vec![Part {
+            rows: [(0..37).collect(), (0..5).collect()],
+            dead: vec![1, 2],
+        }];
         let (mut seen, mut dead) = ([Vec::new(), Vec::new()], Vec::new());
         while let Some(part) = parts.pop() {
             dead.extend(&part.dead);

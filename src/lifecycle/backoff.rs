@@ -39,7 +39,10 @@ mod tests {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
         for span in [100, 200, 400, 800, 1000, 1000] {
             let wait = backoff.next_wait();
-            assert!(wait >= Duration::from_millis(span / 2) && wait <= Duration::from_millis(span), "{wait:?} of {span} ms");
+            assert!(
+                wait >= Duration::from_millis(span / 2) && wait <= Duration::from_millis(span),
+                "{wait:?} of {span} ms"
+            );
         }
         backoff.reset();
         assert!(backoff.next_wait() <= Duration::from_millis(100));

@@ -34,9 +34,16 @@ impl Readiness {
     /// A place on the board, not ready until said otherwise.
     #[must_use]
     pub fn latch(&self, name: &str) -> Latch {
-        let condition = Condition { ready: false, detail: "starting".to_owned(), warnings: Vec::new() };
+        let condition = Condition {
+            ready: false,
+            detail: "starting".to_owned(),
+            warnings: Vec::new(),
+        };
         self.board().insert(name.to_owned(), condition);
-        Latch { name: name.to_owned(), board: self.clone() }
+        Latch {
+            name: name.to_owned(),
+            board: self.clone(),
+        }
     }
 
     /// Whether every part is ready.

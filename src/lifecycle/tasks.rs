@@ -101,12 +101,22 @@ impl Tasks {
     }
 
     fn pending(&self, but: &str) -> Vec<String> {
-        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).iter().filter(|name| *name != but).cloned().collect()
+        self.0
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .filter(|name| *name != but)
+            .cloned()
+            .collect()
     }
 
     fn register(&self, name: String) -> Registration {
         self.0.running.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
-        Registration { name, inner: Arc::clone(&self.0) }
+        Registration {
+            name,
+            inner: Arc::clone(&self.0),
+        }
     }
 }
 
@@ -114,7 +124,10 @@ impl Inner {
     fn note(&self, name: &str, crashed: bool) {
         if crashed {
             error!(task = name, "a task crashed; the service stops in order");
-            self.crashed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| name.to_owned());
+            self.crashed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get_or_insert_with(|| name.to_owned());
             self.stop.cancel();
         }
     }

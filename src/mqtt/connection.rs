@@ -13,7 +13,8 @@ use std::time::Duration;
 use bytes::{Buf as _, BytesMut};
 use rumqttc::v5::mqttbytes::Error as CodecError;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, Connect, ConnectProperties, ConnectReturnCode, Disconnect, DisconnectProperties, DisconnectReasonCode, Filter, Login, Packet, PingReq, Subscribe, Unsubscribe,
+    ConnAck, Connect, ConnectProperties, ConnectReturnCode, Disconnect, DisconnectProperties, DisconnectReasonCode, Filter, Login, Packet,
+    PingReq, Subscribe, Unsubscribe,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -81,7 +82,9 @@ pub struct Connection {
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection").field("unwritten_bytes", &self.outgoing.len()).finish_non_exhaustive()
+        f.debug_struct("Connection")
+            .field("unwritten_bytes", &self.outgoing.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -91,7 +94,9 @@ impl Connection {
     /// # Errors
     /// The [`ConnectionError`] that stood in the way.
     pub async fn open(config: &Config, client_id: &str) -> Result<(Self, ConnAck), ConnectionError> {
-        timeout(config.connect_timeout, Self::connect(config, client_id)).await.map_err(|_| ConnectionError::ConnectTimeout(config.connect_timeout))?
+        timeout(config.connect_timeout, Self::connect(config, client_id))
+            .await
+            .map_err(|_| ConnectionError::ConnectTimeout(config.connect_timeout))?
     }
 
     async fn connect(config: &Config, client_id: &str) -> Result<(Self, ConnAck), ConnectionError> {
@@ -170,7 +175,11 @@ impl Connection {
     /// Never in practice: the packet is small.
     pub fn subscribe(&mut self, filters: Vec<Filter>) -> Result<u16, ConnectionError> {
         let pkid = self.next_packet_id();
-        self.send(&Packet::Subscribe(Subscribe { pkid, filters, properties: None }))?;
+        self.send(&Packet::Subscribe(Subscribe {
+            pkid,
+            filters,
+            properties: None,
+        }))?;
         Ok(pkid)
     }
 
@@ -180,7 +189,11 @@ impl Connection {
     /// Never in practice: the packet is small.
     pub fn unsubscribe(&mut self, filters: Vec<String>) -> Result<u16, ConnectionError> {
         let pkid = self.next_packet_id();
-        self.send(&Packet::Unsubscribe(Unsubscribe { pkid, filters, properties: None }))?;
+        self.send(&Packet::Unsubscribe(Unsubscribe {
+            pkid,
+            filters,
+            properties: None,
+        }))?;
         Ok(pkid)
     }
 
@@ -198,14 +211,22 @@ impl Connection {
     pub async fn disconnect(mut self, forget: bool) -> Result<(), ConnectionError> {
         let mut disconnect = Disconnect::new(DisconnectReasonCode::NormalDisconnection);
         if forget {
-            disconnect.properties = Some(DisconnectProperties { session_expiry_interval: Some(0), reason_string: None, user_properties: Vec::new(), server_reference: None });
+            disconnect.properties = Some(DisconnectProperties {
+                session_expiry_interval: Some(0),
+                reason_string: None,
+                user_properties: Vec::new(),
+                server_reference: None,
+            });
         }
         self.send(&Packet::Disconnect(disconnect))?;
         self.flush().await
     }
 
     fn send(&mut self, packet: &Packet) -> Result<(), ConnectionError> {
-        packet.write(&mut self.outgoing, None).map(drop).map_err(|error| ConnectionError::Protocol(error.to_string()))
+        packet
+            .write(&mut self.outgoing, None)
+            .map(drop)
+            .map_err(|error| ConnectionError::Protocol(error.to_string()))
     }
 
     fn next_packet_id(&mut self) -> u16 {
@@ -277,7 +298,12 @@ fn connect_packet(config: &Config, client_id: &str) -> Packet {
     properties.receive_maximum = Some(config.receive_maximum);
     properties.max_packet_size = Some(config.max_packet_bytes);
     let keep_alive = u16::try_from(config.keep_alive.as_secs()).unwrap_or(u16::MAX);
-    let connect = Connect { keep_alive, client_id: client_id.to_owned(), clean_start: false, properties: Some(properties) };
+    let connect = Connect {
+        keep_alive,
+        client_id: client_id.to_owned(),
+        clean_start: false,
+        properties: Some(properties),
+    };
     let password = config.password.as_ref().map(|password| password.reveal()).unwrap_or_default();
     let login = config.username.as_ref().map(|username| Login::new(username.clone(), password));
     Packet::Connect(connect, None, login)

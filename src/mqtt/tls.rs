@@ -51,18 +51,33 @@ fn client_config(config: &TlsConfig) -> Result<ClientConfig, TlsError> {
         roots.add(certificate)?;
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?.with_root_certificates(roots);
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
     Ok(match &config.client {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::File { path: key.display().to_string(), source })?;
+            let key = PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::File {
+                path: key.display().to_string(),
+                source,
+            })?;
             builder.with_client_auth_cert(certificates(certificate)?, key)?
         }
     })
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let file_error = |source| TlsError::File { path: path.display().to_string(), source };
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(path).map_err(file_error)?.collect::<Result<_, _>>().map_err(file_error)?;
-    if certificates.is_empty() { Err(TlsError::Empty(path.display().to_string())) } else { Ok(certificates) }
+    let file_error = |source| TlsError::File {
+        path: path.display().to_string(),
+        source,
+    };
+    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
+        .map_err(file_error)?
+        .collect::<Result<_, _>>()
+        .map_err(file_error)?;
+    if certificates.is_empty() {
+        Err(TlsError::Empty(path.display().to_string()))
+    } else {
+        Ok(certificates)
+    }
 }

@@ -21,7 +21,10 @@ pub fn render(metrics: &Metrics, accounting: &Accounting, page: Page) -> String 
     let whole = metrics.render(&accounting.totals());
     let mut text = String::with_capacity(whole.len());
     for line in whole.lines().filter(|line| !line.is_empty()) {
-        let family = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE ")).unwrap_or(line);
+        let family = line
+            .strip_prefix("# HELP ")
+            .or_else(|| line.strip_prefix("# TYPE "))
+            .unwrap_or(line);
         if family.starts_with(QOS_PREFIX) == (page == Page::Qos) {
             text.push_str(line);
             text.push('\n');

@@ -33,7 +33,11 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { level: Level::INFO, format: Format::Pretty, file: None }
+        Self {
+            level: Level::INFO,
+            format: Format::Pretty,
+            file: None,
+        }
     }
 }
 
@@ -60,7 +64,10 @@ pub fn start(config: &Config) -> io::Result<()> {
         Some(path) => BoxMakeWriter::new(Mutex::new(OpenOptions::new().create(true).append(true).open(path)?)),
         None => BoxMakeWriter::new(io::stderr),
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(config.file.is_none() && io::IsTerminal::is_terminal(&io::stderr()));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .with_ansi(config.file.is_none() && io::IsTerminal::is_terminal(&io::stderr()));
     let started = match config.format {
         Format::Pretty => builder.with_target(false).try_init(),
         Format::Json => builder.json().flatten_event(true).try_init(),

@@ -14,9 +14,13 @@ use crate::protocol::reject::Reason;
 pub const QOS_PREFIX: &str = "iotflow_qos_";
 
 /// From half a millisecond (a commit on an idle machine) to a minute (a database that came back).
-const LATENCY_SECONDS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+const LATENCY_SECONDS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+];
 /// From a lone reading to the largest batch.
-const ROWS: &[f64] = &[1.0, 10.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0, 25_000.0, 50_000.0, 100_000.0];
+const ROWS: &[f64] = &[
+    1.0, 10.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0, 25_000.0, 50_000.0, 100_000.0,
+];
 
 /// A declared family of series.
 #[derive(Debug, Clone, Copy)]
@@ -178,7 +182,9 @@ impl Metrics {
         let mut builder = PrometheusBuilder::new();
         for family in FAMILIES {
             if let Kind::Histogram(buckets) = family.kind {
-                builder = builder.set_buckets_for_metric(Matcher::Full(family.name.to_owned()), buckets).expect("no declared family has an empty list of buckets");
+                builder = builder
+                    .set_buckets_for_metric(Matcher::Full(family.name.to_owned()), buckets)
+                    .expect("no declared family has an empty list of buckets");
             }
         }
         let recorder = builder.build_recorder();
@@ -192,7 +198,10 @@ impl Metrics {
         }
         metrics::with_local_recorder(&recorder, || metrics_process::Collector::default().describe());
         gauge(&recorder, BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
-        let rejected = Reason::ALL.iter().map(|reason| counter(&recorder, INGEST_REJECTED, &[("reason", reason.as_str())])).collect();
+        let rejected = Reason::ALL
+            .iter()
+            .map(|reason| counter(&recorder, INGEST_REJECTED, &[("reason", reason.as_str())]))
+            .collect();
         let adjusted = |rule| counter(&recorder, INGEST_ADJUSTED, &[("rule", rule)]);
         Arc::new(Self {
             commit_latency: ["0", "1"].map(|qos| histogram(&recorder, QOS_COMMIT_LATENCY, &[("qos", qos)])),
@@ -238,14 +247,21 @@ impl Metrics {
     #[must_use]
     pub fn rows(&self, table: &str) -> RowMetrics {
         let outcome = |outcome| counter(&self.recorder, INGEST_ROWS, &[("table", table), ("outcome", outcome)]);
-        RowMetrics { new: outcome("new"), duplicate: outcome("duplicate") }
+        RowMetrics {
+            new: outcome("new"),
+            duplicate: outcome("duplicate"),
+        }
     }
 
     /// The series of the transaction called `name`.
     #[must_use]
     pub fn transaction(&self, name: &str) -> TransactionMetrics {
         let outcome = |outcome| counter(&self.recorder, DB_TRANSACTIONS, &[("name", name), ("outcome", outcome)]);
-        TransactionMetrics { ok: outcome("ok"), retried: outcome("retried"), refused: outcome("refused") }
+        TransactionMetrics {
+            ok: outcome("ok"),
+            retried: outcome("retried"),
+            refused: outcome("refused"),
+        }
     }
 
     /// The depth and the capacity of the queue of `shard`.
@@ -288,7 +304,13 @@ impl Metrics {
 }
 
 fn key(family: Family, labels: &[(&'static str, &str)]) -> Key {
-    Key::from_parts(family.name, labels.iter().map(|(name, value)| Label::new(*name, (*value).to_owned())).collect::<Vec<_>>())
+    Key::from_parts(
+        family.name,
+        labels
+            .iter()
+            .map(|(name, value)| Label::new(*name, (*value).to_owned()))
+            .collect::<Vec<_>>(),
+    )
 }
 
 const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);

@@ -23,7 +23,11 @@ impl<'a> DeviceIdRef<'a> {
     pub fn parse(text: &'a str) -> Result<Self, BadDeviceId> {
         let fits = (1..=MAX_DEVICE_ID_BYTES).contains(&text.len());
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b':' | b'-');
-        if fits && text.bytes().all(allowed) { Ok(Self(text)) } else { Err(BadDeviceId) }
+        if fits && text.bytes().all(allowed) {
+            Ok(Self(text))
+        } else {
+            Err(BadDeviceId)
+        }
     }
 
     /// The id as text.

@@ -22,7 +22,9 @@ pub(super) fn members<'t, 'i>(nodes: &'t [Node<'i>], at: usize) -> impl Iterator
     let left = if let Node::Object { len, .. } = nodes[at] { len } else { 0 };
     let mut next = at + 1;
     (0..left).map(move |_| {
-        let Node::String(key) = nodes[next] else { unreachable!("a tape's object alternates keys and values") };
+        let Node::String(key) = nodes[next] else {
+            unreachable!("a tape's object alternates keys and values")
+        };
         let value = next + 1;
         next = after(nodes, value);
         (key, value)
@@ -87,7 +89,12 @@ pub(super) fn write_text(text: &str, out: &mut Vec<u8>) -> Result<(), Rejection>
         out.extend_from_slice(&text.as_bytes()[clean_from..index]);
         clean_from = index + 1;
         match byte {
-            0 => return Err(Rejection::new(Reason::NulCharacter, "a text holds \\u0000, which PostgreSQL cannot store")),
+            0 => {
+                return Err(Rejection::new(
+                    Reason::NulCharacter,
+                    "a text holds \\u0000, which PostgreSQL cannot store",
+                ));
+            }
             b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
             _ => write!(out, "\\u{byte:04x}").expect("a Vec takes every write"),
         }
@@ -102,7 +109,14 @@ pub(super) fn write_text(text: &str, out: &mut Vec<u8>) -> Result<(), Rejection>
 /// # Errors
 /// [`Reason::NumberOutOfRange`].
 pub(super) fn finite(value: f64) -> Result<f64, Rejection> {
-    if value.is_finite() { Ok(value) } else { Err(Rejection::new(Reason::NumberOutOfRange, "a number is beyond the range of a double (about 1.8e308)")) }
+    if value.is_finite() {
+        Ok(value)
+    } else {
+        Err(Rejection::new(
+            Reason::NumberOutOfRange,
+            "a number is beyond the range of a double (about 1.8e308)",
+        ))
+    }
 }
 
 /// The refusal of a key that stands twice in one object.
@@ -114,12 +128,16 @@ pub(super) fn duplicate_key(key: &str) -> Rejection {
 fn refuse_double_keys(nodes: &[Node<'_>], at: usize) -> Result<(), Rejection> {
     let Node::Object { len, .. } = nodes[at] else { return Ok(()) };
     if len <= PAIRWISE_KEYS {
-        let double = members(nodes, at).enumerate().find(|(index, (key, _))| members(nodes, at).take(*index).any(|(earlier, _)| earlier == *key));
+        let double = members(nodes, at)
+            .enumerate()
+            .find(|(index, (key, _))| members(nodes, at).take(*index).any(|(earlier, _)| earlier == *key));
         return double.map_or(Ok(()), |(_, (key, _))| Err(duplicate_key(key)));
     }
     let mut keys: Vec<&str> = members(nodes, at).map(|(key, _)| key).collect();
     keys.sort_unstable();
-    keys.windows(2).find(|pair| pair[0] == pair[1]).map_or(Ok(()), |pair| Err(duplicate_key(pair[0])))
+    keys.windows(2)
+        .find(|pair| pair[0] == pair[1])
+        .map_or(Ok(()), |pair| Err(duplicate_key(pair[0])))
 }
 
 fn write_display(out: &mut Vec<u8>, value: impl std::fmt::Display) {

@@ -102,7 +102,14 @@ impl Parser {
     /// A parser that takes times within `window`.
     #[must_use]
     pub fn new(window: TimeWindow) -> Self {
-        Self { window, scratch: Vec::new(), buffers: Buffers::with_max_depth(4096, MAX_DEPTH), tape: None, fields: Fields::default(), reading: Reading::default() }
+        Self {
+            window,
+            scratch: Vec::new(),
+            buffers: Buffers::with_max_depth(4096, MAX_DEPTH),
+            tape: None,
+            fields: Fields::default(),
+            reading: Reading::default(),
+        }
     }
 
     /// Reads `payload` and hands each of its readings to `take`, which may refuse it.
@@ -110,12 +117,23 @@ impl Parser {
     /// # Errors
     /// The [`Rejection`] of the whole payload. Elements of an array are refused one by one: the others are handed
     /// over, and [`Summary::refused`] names the refused.
-    pub fn parse(&mut self, origin: Origin<'_>, payload: &[u8], mut take: impl FnMut(&Reading) -> Result<(), Rejection>) -> Result<Summary, Rejection> {
+    pub fn parse(
+        &mut self,
+        origin: Origin<'_>,
+        payload: &[u8],
+        mut take: impl FnMut(&Reading) -> Result<(), Rejection>,
+    ) -> Result<Summary, Rejection> {
         if payload.is_empty() {
-            return Err(Rejection::new(Reason::EmptyPayload, "the payload is empty; a JSON object or array is expected"));
+            return Err(Rejection::new(
+                Reason::EmptyPayload,
+                "the payload is empty; a JSON object or array is expected",
+            ));
         }
         if payload.starts_with(b"\xEF\xBB\xBF") {
-            return Err(Rejection::new(Reason::ByteOrderMark, "the payload begins with a byte order mark; JSON has none"));
+            return Err(Rejection::new(
+                Reason::ByteOrderMark,
+                "the payload begins with a byte order mark; JSON has none",
+            ));
         }
         self.scratch.clear();
         self.scratch.extend_from_slice(payload);
@@ -139,7 +157,9 @@ impl Parser {
 #[must_use]
 pub fn split_names(names: &[u8]) -> (u8, Vec<&str>, Vec<&str>) {
     let (mut numbers, mut extras, mut in_extras) = (Vec::new(), Vec::new(), false);
-    let Some((kind, rest)) = names.split_first() else { return (0, numbers, extras) };
+    let Some((kind, rest)) = names.split_first() else {
+        return (0, numbers, extras);
+    };
     for name in rest.split(|byte| *byte == 0) {
         let name = std::str::from_utf8(name).unwrap_or_default();
         match (name.is_empty(), in_extras) {
@@ -169,7 +189,10 @@ impl Fields {
             self.total += len;
         }
         if self.total > MAX_FIELDS {
-            return Err(Rejection::new(Reason::TooManyFields, format!("{} fields; at most {MAX_FIELDS} are taken", self.total)));
+            return Err(Rejection::new(
+                Reason::TooManyFields,
+                format!("{} fields; at most {MAX_FIELDS} are taken", self.total),
+            ));
         }
         for (key, value) in json::members(nodes, at) {
             let reserved = match key {
@@ -232,8 +255,15 @@ fn document(
                 at = json::after(nodes, at);
             }
             if refused > 0 {
-                let more = if refused > NAMED_ELEMENTS { format!("; and {} more", refused - NAMED_ELEMENTS) } else { String::new() };
-                summary.refused = Some(Rejection::new(Reason::BadElements, format!("{refused} of {len} elements refused{names}{more}")));
+                let more = if refused > NAMED_ELEMENTS {
+                    format!("; and {} more", refused - NAMED_ELEMENTS)
+                } else {
+                    String::new()
+                };
+                summary.refused = Some(Rejection::new(
+                    Reason::BadElements,
+                    format!("{refused} of {len} elements refused{names}{more}"),
+                ));
             }
         }
         _ => return Err(not_object("the payload")),
@@ -241,7 +271,15 @@ fn document(
     Ok(summary)
 }
 
-fn object(nodes: &[Node<'_>], at: usize, origin: Origin<'_>, window: TimeWindow, fields: &mut Fields, reading: &mut Reading, summary: &mut Summary) -> Result<(), Rejection> {
+fn object(
+    nodes: &[Node<'_>],
+    at: usize,
+    origin: Origin<'_>,
+    window: TimeWindow,
+    fields: &mut Fields,
+    reading: &mut Reading,
+    summary: &mut Summary,
+) -> Result<(), Rejection> {
     if !matches!(nodes[at], Node::Object { .. }) {
         return Err(not_object("the element"));
     }
@@ -291,7 +329,10 @@ fn fill(nodes: &[Node<'_>], kind: Telemetry, fields: &mut Fields, reading: &mut 
         write_extra(nodes, fields, reading)?;
     }
     if reading.values.is_empty() && others == 0 {
-        return Err(Rejection::new(Reason::NoValues, "the object holds no value besides time, device_id and metadata"));
+        return Err(Rejection::new(
+            Reason::NoValues,
+            "the object holds no value besides time, device_id and metadata",
+        ));
     }
     Ok(())
 }
@@ -334,10 +375,16 @@ fn number(node: StaticNode, summary: &mut Summary) -> Result<f64, Rejection> {
 
 fn check_name(name: &str) -> Result<(), Rejection> {
     if name.is_empty() || name.len() > MAX_METRIC_NAME_BYTES {
-        return Err(Rejection::new(Reason::BadMetricName, format!("a key of {} bytes; a metric's name has 1 to {MAX_METRIC_NAME_BYTES}", name.len())));
+        return Err(Rejection::new(
+            Reason::BadMetricName,
+            format!("a key of {} bytes; a metric's name has 1 to {MAX_METRIC_NAME_BYTES}", name.len()),
+        ));
     }
     if name.bytes().any(|byte| byte == 0) {
-        return Err(Rejection::new(Reason::NulCharacter, "a key holds \\u0000, which PostgreSQL cannot store"));
+        return Err(Rejection::new(
+            Reason::NulCharacter,
+            "a key holds \\u0000, which PostgreSQL cannot store",
+        ));
     }
     Ok(())
 }
@@ -346,7 +393,10 @@ fn check_device_id(nodes: &[Node<'_>], given: Option<usize>, device: DeviceIdRef
     match given.map(|at| nodes[at]) {
         None => Ok(()),
         Some(Node::String(given)) if given == device.as_str() => Ok(()),
-        Some(_) => Err(Rejection::new(Reason::DeviceIdMismatch, format!("the payload's device_id is not the topic's, which is {:?}", device.as_str()))),
+        Some(_) => Err(Rejection::new(
+            Reason::DeviceIdMismatch,
+            format!("the payload's device_id is not the topic's, which is {:?}", device.as_str()),
+        )),
     }
 }
 
@@ -363,14 +413,22 @@ fn reading_time(nodes: &[Node<'_>], given: Option<usize>, received_at: i64, wind
     .ok_or_else(bad)?;
     let micros = |span: Duration| i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
     if time < received_at.saturating_sub(micros(window.past)) || time > received_at.saturating_add(micros(window.future)) {
-        let detail = format!("the time is {} s from the time of receipt; {} s back to {} s ahead are taken", time.saturating_sub(received_at) / 1_000_000, window.past.as_secs(), window.future.as_secs());
+        let detail = format!(
+            "the time is {} s from the time of receipt; {} s back to {} s ahead are taken",
+            time.saturating_sub(received_at) / 1_000_000,
+            window.past.as_secs(),
+            window.future.as_secs()
+        );
         return Err(Rejection::new(Reason::TimeOutOfWindow, detail));
     }
     Ok((time, true))
 }
 
 fn not_object(what: &str) -> Rejection {
-    Rejection::new(Reason::NotObject, format!("{what} is JSON but no object; an object with readings is expected"))
+    Rejection::new(
+        Reason::NotObject,
+        format!("{what} is JSON but no object; an object with readings is expected"),
+    )
 }
 
 /// Says why a payload did not parse. Only bad payloads come here, so it may take its time and read a second time.
@@ -381,18 +439,29 @@ fn classify(payload: &[u8], error: &ErrorType) -> Rejection {
     if matches!(error, ErrorType::DepthLimitExceeded) {
         return Rejection::new(Reason::TooDeep, format!("nested deeper than {MAX_DEPTH}"));
     }
-    let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(payload).and_then(|_| serde_json::from_slice::<serde_json::Value>(payload)) else {
+    let Err(error) =
+        serde_json::from_slice::<serde::de::IgnoredAny>(payload).and_then(|_| serde_json::from_slice::<serde_json::Value>(payload))
+    else {
         return Rejection::new(Reason::NotJson, "not JSON");
     };
     let text = error.to_string();
     if text.contains("number out of range") {
         return Rejection::new(Reason::NumberOutOfRange, "a number is beyond the range of a double (about 1.8e308)");
     }
-    let line_start = payload.split_inclusive(|byte| *byte == b'\n').take(error.line().saturating_sub(1)).map(<[u8]>::len).sum::<usize>();
+    let line_start = payload
+        .split_inclusive(|byte| *byte == b'\n')
+        .take(error.line().saturating_sub(1))
+        .map(<[u8]>::len)
+        .sum::<usize>();
     let at = line_start + error.column().saturating_sub(1);
-    let near = |literal: &str| (at.saturating_sub(1)..=at).any(|from| payload.get(from..).is_some_and(|rest| rest.starts_with(literal.as_bytes())));
+    let near = |literal: &str| {
+        (at.saturating_sub(1)..=at).any(|from| payload.get(from..).is_some_and(|rest| rest.starts_with(literal.as_bytes())))
+    };
     if near("NaN") || near("Infinity") || near("-Infinity") {
-        return Rejection::new(Reason::NonFiniteNumber, "NaN and Infinity are no JSON numbers; leave the field out or send null");
+        return Rejection::new(
+            Reason::NonFiniteNumber,
+            "NaN and Infinity are no JSON numbers; leave the field out or send null",
+        );
     }
     // serde_json names a position and what it expected there, never the payload's text.
     Rejection::new(Reason::NotJson, format!("not JSON: {text}"))

@@ -83,6 +83,9 @@ pub struct Rejection {
 impl Rejection {
     /// A refusal by `reason`.
     pub fn new(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, detail: detail.into() }
+        Self {
+            reason,
+            detail: detail.into(),
+        }
     }
 }

@@ -12,7 +12,9 @@ const SECONDS_PER_DAY: i64 = 86_400;
 /// Now, by this machine's clock.
 #[must_use]
 pub fn now() -> i64 {
-    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since_1970 = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX)
 }
 
@@ -56,11 +58,14 @@ pub fn from_text(text: &str) -> Option<i64> {
 }
 
 fn from_number_text(text: &str) -> Option<i64> {
-    let numeric = text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E'));
+    let numeric = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E'));
     if !numeric {
         return None;
     }
-    text.parse().map_or_else(|_| text.parse().ok().and_then(from_epoch_float), from_epoch_int)
+    text.parse()
+        .map_or_else(|_| text.parse().ok().and_then(from_epoch_float), from_epoch_int)
 }
 
 fn from_rfc3339(text: &[u8]) -> Option<i64> {
@@ -114,7 +119,8 @@ fn offset_seconds(text: &[u8]) -> Option<i64> {
 }
 
 fn digits(text: &[u8]) -> Option<i64> {
-    text.iter().try_fold(0, |value, byte| byte.is_ascii_digit().then(|| value * 10 + i64::from(byte - b'0')))
+    text.iter()
+        .try_fold(0, |value, byte| byte.is_ascii_digit().then(|| value * 10 + i64::from(byte - b'0')))
 }
 
 fn days_in_month(year: i64, month: i64) -> i64 {
@@ -166,7 +172,21 @@ mod tests {
 
     #[test]
     fn text_that_is_no_time() {
-        for text in ["", "now", "2025-07-01", "2025-13-01T00:00:00Z", "2025-02-29T00:00:00Z", "2025-07-01T24:00:00Z", "2025-07-01T10:30:00+24:00", "2025-07-01T10:30:00.Z", "2025-07-01T10:30:00 Z", "1e", "inf", "nan", "-"] {
+        for text in [
+            "",
+            "now",
+            "2025-07-01",
+            "2025-13-01T00:00:00Z",
+            "2025-02-29T00:00:00Z",
+            "2025-07-01T24:00:00Z",
+            "2025-07-01T10:30:00+24:00",
+            "2025-07-01T10:30:00.Z",
+            "2025-07-01T10:30:00 Z",
+            "1e",
+            "inf",
+            "nan",
+            "-",
+        ] {
             assert_eq!(from_text(text), None, "{text}");
         }
     }

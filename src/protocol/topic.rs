@@ -97,7 +97,9 @@ impl TopicTree {
         if base.starts_with('$') || base.split('/').any(bad_level) {
             return Err(BadBaseTopic);
         }
-        Ok(Self { devices: format!("{base}/devices/") })
+        Ok(Self {
+            devices: format!("{base}/devices/"),
+        })
     }
 
     /// The filter that matches every telemetry topic, and more: `+` cannot say "a device id".
@@ -203,7 +205,14 @@ mod tests {
         let reason = |topic: &str| tree().parse(topic.as_bytes()).map_err(|rejection| rejection.reason);
         assert_eq!(reason("iotflow/devices/a b/telemetry"), Err(Reason::BadDeviceId));
         assert_eq!(reason("iotflow/devices//telemetry"), Err(Reason::BadDeviceId));
-        for unknown in ["", "iotflow", "iotflow/devices/a", "iotflow/devices/a/telemetry/", "iotflow/devices/a/telemetry/x/y", "other/devices/a/telemetry"] {
+        for unknown in [
+            "",
+            "iotflow",
+            "iotflow/devices/a",
+            "iotflow/devices/a/telemetry/",
+            "iotflow/devices/a/telemetry/x/y",
+            "other/devices/a/telemetry",
+        ] {
             assert_eq!(reason(unknown), Err(Reason::UnknownTopic), "{unknown}");
         }
     }

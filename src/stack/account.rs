@@ -24,11 +24,21 @@ impl Account {
     /// When root finds none of them.
     pub fn for_servers() -> io::Result<Self> {
         if !Uid::effective().is_root() {
-            return Ok(Self { uid: Uid::effective(), gid: Gid::effective(), lent: false });
+            return Ok(Self {
+                uid: Uid::effective(),
+                gid: Gid::effective(),
+                lent: false,
+            });
         }
         let lent = LENT.iter().find_map(|name| User::from_name(name).ok().flatten());
-        let user = lent.ok_or_else(|| io::Error::other("PostgreSQL does not run as root, and there is neither an account `postgres` nor `nobody` to run it as"))?;
-        Ok(Self { uid: user.uid, gid: user.gid, lent: true })
+        let user = lent.ok_or_else(|| {
+            io::Error::other("PostgreSQL does not run as root, and there is neither an account `postgres` nor `nobody` to run it as")
+        })?;
+        Ok(Self {
+            uid: user.uid,
+            gid: user.gid,
+            lent: true,
+        })
     }
 
     /// The ids for `setpriv`, where they are not our own.
@@ -42,7 +52,11 @@ impl Account {
     /// # Errors
     /// The system's.
     pub fn own(&self, path: &Path) -> io::Result<()> {
-        if self.lent { chown(path, Some(self.uid.as_raw()), Some(self.gid.as_raw())) } else { Ok(()) }
+        if self.lent {
+            chown(path, Some(self.uid.as_raw()), Some(self.gid.as_raw()))
+        } else {
+            Ok(())
+        }
     }
 
     /// Makes `path` a folder that only the account can enter.
@@ -73,7 +87,9 @@ impl Account {
         !self.lent
             || path.ancestors().skip(1).all(|folder| {
                 std::fs::metadata(folder).is_ok_and(|metadata| {
-                    metadata.mode() & 0o001 != 0 || (metadata.uid() == self.uid.as_raw() && metadata.mode() & 0o100 != 0) || (metadata.gid() == self.gid.as_raw() && metadata.mode() & 0o010 != 0)
+                    metadata.mode() & 0o001 != 0
+                        || (metadata.uid() == self.uid.as_raw() && metadata.mode() & 0o100 != 0)
+                        || (metadata.gid() == self.gid.as_raw() && metadata.mode() & 0o010 != 0)
                 })
             })
     }
@@ -89,5 +105,10 @@ pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
     if path.exists() {
         std::fs::remove_file(path)?;
     }
-    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(text.as_bytes())
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?
+        .write_all(text.as_bytes())
 }

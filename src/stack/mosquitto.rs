@@ -64,7 +64,11 @@ impl Files {
     /// The files of the broker in `folder`.
     #[must_use]
     pub fn of(folder: &std::path::Path) -> Self {
-        Self { passwords: folder.join("passwords"), acl: folder.join("acl"), data: format!("{}/", folder.join("data").display()) }
+        Self {
+            passwords: folder.join("passwords"),
+            acl: folder.join("acl"),
+            data: format!("{}/", folder.join("data").display()),
+        }
     }
 }
 
@@ -82,8 +86,15 @@ impl Mosquitto {
     /// # Errors
     /// See [`MosquittoError`].
     pub async fn start(settings: Settings) -> Result<Self, MosquittoError> {
-        let account = Account::for_servers().map_err(|source| MosquittoError::Io { folder: settings.folder.clone(), source })?;
-        let mut broker = Self { settings, account, process: None };
+        let account = Account::for_servers().map_err(|source| MosquittoError::Io {
+            folder: settings.folder.clone(),
+            source,
+        })?;
+        let mut broker = Self {
+            settings,
+            account,
+            process: None,
+        };
         broker.write_files().map_err(|source| broker.io_error(source))?;
         broker.resume().await?;
         Ok(broker)
@@ -96,11 +107,21 @@ impl Mosquitto {
     pub async fn resume(&mut self) -> Result<(), MosquittoError> {
         let program = programs::mosquitto()?;
         let conf = self.settings.folder.join("mosquitto.conf");
-        let process = Process::start(&program, ["-c".as_ref(), conf.as_os_str()], self.account, &self.settings.folder.join("mosquitto.log"), Signal::SIGTERM).map_err(|source| self.io_error(source))?;
+        let process = Process::start(
+            &program,
+            ["-c".as_ref(), conf.as_os_str()],
+            self.account,
+            &self.settings.folder.join("mosquitto.log"),
+            Signal::SIGTERM,
+        )
+        .map_err(|source| self.io_error(source))?;
         let process = self.process.insert(process);
         let deadline = Instant::now() + START_WITHIN;
         while TcpStream::connect(("127.0.0.1", self.settings.port)).is_err() {
-            let ended = process.ended().map_err(|source| MosquittoError::Io { folder: self.settings.folder.clone(), source })?;
+            let ended = process.ended().map_err(|source| MosquittoError::Io {
+                folder: self.settings.folder.clone(),
+                source,
+            })?;
             if ended.is_some() || Instant::now() > deadline {
                 return Err(MosquittoError::Start(process.last_words()));
             }
@@ -126,7 +147,13 @@ impl Mosquitto {
     }
 
     fn write_files(&self) -> io::Result<()> {
-        let Settings { folder, conf, passwords, acl, .. } = &self.settings;
+        let Settings {
+            folder,
+            conf,
+            passwords,
+            acl,
+            ..
+        } = &self.settings;
         self.account.create_folder(folder)?;
         self.account.create_folder(&folder.join("data"))?;
         let files = Files::of(folder);
@@ -136,6 +163,9 @@ impl Mosquitto {
     }
 
     fn io_error(&self, source: io::Error) -> MosquittoError {
-        MosquittoError::Io { folder: self.settings.folder.clone(), source }
+        MosquittoError::Io {
+            folder: self.settings.folder.clone(),
+            source,
+        }
     }
 }

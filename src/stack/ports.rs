@@ -8,7 +8,11 @@ use std::net::{Ipv4Addr, TcpListener};
 /// # Errors
 /// When there is no free port either.
 pub fn usual_or_free(usual: u16) -> io::Result<u16> {
-    let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr().map(|address| address.port());
+    let bind = |port| {
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port))?
+            .local_addr()
+            .map(|address| address.port())
+    };
     bind(usual).or_else(|_| bind(0))
 }
 

@@ -76,7 +76,12 @@ impl Postgres {
     pub async fn start(settings: Settings) -> Result<Self, PostgresError> {
         let bin = programs::postgres_folder()?;
         let account = Account::for_servers().map_err(|source| io_error(&settings.folder, source))?;
-        let mut server = Self { settings, account, bin, process: None };
+        let mut server = Self {
+            settings,
+            account,
+            bin,
+            process: None,
+        };
         server.initialise()?;
         server.resume().await?;
         server.create_database().await?;
@@ -86,7 +91,11 @@ impl Postgres {
     /// The URL of the database, password included.
     #[must_use]
     pub fn url(&self) -> Secret {
-        Secret::new(format!("postgres://{NAME}:{}@127.0.0.1:{}/{NAME}", self.settings.password.reveal(), self.settings.port))
+        Secret::new(format!(
+            "postgres://{NAME}:{}@127.0.0.1:{}/{NAME}",
+            self.settings.password.reveal(),
+            self.settings.port
+        ))
     }
 
     /// Starts the server again after [`Postgres::halt`], and waits until it answers.
@@ -94,9 +103,20 @@ impl Postgres {
     /// # Errors
     /// See [`PostgresError`].
     pub async fn resume(&mut self) -> Result<(), PostgresError> {
-        let process = Process::start(&self.bin.join("postgres"), self.arguments(), self.account, &self.settings.folder.join("postgres.log"), Signal::SIGINT).map_err(|source| io_error(&self.settings.folder, source))?;
+        let process = Process::start(
+            &self.bin.join("postgres"),
+            self.arguments(),
+            self.account,
+            &self.settings.folder.join("postgres.log"),
+            Signal::SIGINT,
+        )
+        .map_err(|source| io_error(&self.settings.folder, source))?;
         let process = self.process.insert(process);
-        let url = format!("postgres://{NAME}:{}@127.0.0.1:{}/postgres", self.settings.password.reveal(), self.settings.port);
+        let url = format!(
+            "postgres://{NAME}:{}@127.0.0.1:{}/postgres",
+            self.settings.password.reveal(),
+            self.settings.port
+        );
         let deadline = Instant::now() + START_WITHIN;
         loop {
             let failure = match tokio_postgres::connect(&url, NoTls).await {
@@ -138,9 +158,22 @@ impl Postgres {
             return Ok(());
         }
         let password_file = self.settings.folder.join("initial-password");
-        self.account.write_file(&password_file, self.settings.password.reveal()).map_err(failed)?;
+        self.account
+            .write_file(&password_file, self.settings.password.reveal())
+            .map_err(failed)?;
         let mut command = as_account(&self.bin.join("initdb"), self.account, None);
-        command.arg("--pgdata").arg(self.data()).arg("--pwfile").arg(&password_file).args(["--username", NAME, "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C", "--no-instructions", "--no-sync"]);
+        command.arg("--pgdata").arg(self.data()).arg("--pwfile").arg(&password_file).args([
+            "--username",
+            NAME,
+            "--auth",
+            "scram-sha-256",
+            "--encoding",
+            "UTF8",
+            "--locale",
+            "C",
+            "--no-instructions",
+            "--no-sync",
+        ]);
         let output = command.current_dir("/").output().map_err(failed)?;
         std::fs::remove_file(&password_file).map_err(failed)?;
         if !output.status.success() {
@@ -168,14 +201,25 @@ impl Postgres {
         ];
         settings.extend(self.settings.extra.iter().cloned());
         let data = self.data().display().to_string();
-        ["-D".to_owned(), data].into_iter().chain(settings.into_iter().flat_map(|setting| ["-c".to_owned(), setting])).collect()
+        ["-D".to_owned(), data]
+            .into_iter()
+            .chain(settings.into_iter().flat_map(|setting| ["-c".to_owned(), setting]))
+            .collect()
     }
 
     async fn create_database(&self) -> Result<(), PostgresError> {
-        let url = format!("postgres://{NAME}:{}@127.0.0.1:{}/postgres", self.settings.password.reveal(), self.settings.port);
+        let url = format!(
+            "postgres://{NAME}:{}@127.0.0.1:{}/postgres",
+            self.settings.password.reveal(),
+            self.settings.port
+        );
         let (client, connection) = tokio_postgres::connect(&url, NoTls).await?;
         tokio::spawn(async move { drop(connection.await) });
-        if client.query_opt("SELECT FROM pg_database WHERE datname = $1", &[&NAME]).await?.is_none() {
+        if client
+            .query_opt("SELECT FROM pg_database WHERE datname = $1", &[&NAME])
+            .await?
+            .is_none()
+        {
             client.batch_execute(&format!("CREATE DATABASE {NAME}")).await?;
         }
         Ok(())
@@ -183,5 +227,8 @@ impl Postgres {
 }
 
 fn io_error(folder: &Path, source: io::Error) -> PostgresError {
-    PostgresError::Io { folder: folder.to_owned(), source }
+    PostgresError::Io {
+        folder: folder.to_owned(),
+        source,
+    }
 }

@@ -27,7 +27,13 @@ impl Process {
     ///
     /// # Errors
     /// When the program, or `setpriv` of util-linux, cannot be started.
-    pub fn start(program: &Path, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>, account: Account, log: &Path, stop_signal: Signal) -> io::Result<Self> {
+    pub fn start(
+        program: &Path,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        account: Account,
+        log: &Path,
+        stop_signal: Signal,
+    ) -> io::Result<Self> {
         let output = OpenOptions::new().create(true).append(true).open(log)?;
         let child = as_account(program, account, Some(stop_signal))
             .args(arguments)
@@ -38,7 +44,11 @@ impl Process {
             // Ctrl-C on our terminal is ours to hand on.
             .process_group(0)
             .spawn()?;
-        Ok(Self { child, stop_signal, log: log.to_owned() })
+        Ok(Self {
+            child,
+            stop_signal,
+            log: log.to_owned(),
+        })
     }
 
     /// The process id.

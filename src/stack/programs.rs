@@ -24,8 +24,15 @@ pub fn postgres_folder() -> Result<PathBuf, Missing> {
         .filter(|(_, folder)| folder.join("initdb").exists() && folder.join("postgres").exists())
         .collect();
     versions.sort();
-    let on_path = || find("initdb").filter(|_| find("postgres").is_some()).and_then(|initdb| initdb.parent().map(Path::to_owned));
-    versions.pop().map(|(_, folder)| folder).or_else(on_path).ok_or(Missing { program: "PostgreSQL", package: "postgresql" })
+    let on_path = || {
+        find("initdb")
+            .filter(|_| find("postgres").is_some())
+            .and_then(|initdb| initdb.parent().map(Path::to_owned))
+    };
+    versions.pop().map(|(_, folder)| folder).or_else(on_path).ok_or(Missing {
+        program: "PostgreSQL",
+        package: "postgresql",
+    })
 }
 
 /// Mosquitto's server program.
@@ -35,9 +42,16 @@ pub fn postgres_folder() -> Result<PathBuf, Missing> {
 pub fn mosquitto() -> Result<PathBuf, Missing> {
     // Debian puts it into sbin, which is not in everybody's PATH.
     let known = Path::new("/usr/sbin/mosquitto");
-    find("mosquitto").or_else(|| known.exists().then(|| known.to_owned())).ok_or(Missing { program: "Mosquitto", package: "mosquitto" })
+    find("mosquitto")
+        .or_else(|| known.exists().then(|| known.to_owned()))
+        .ok_or(Missing {
+            program: "Mosquitto",
+            package: "mosquitto",
+        })
 }
 
 fn find(program: &str) -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join(program)).find(|path| path.is_file())
+    std::env::split_paths(&std::env::var_os("PATH")?)
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file())
 }
