@@ -7,10 +7,8 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 
 use crate::observe::accounting::{Accounting, Totals};
 use crate::observe::expose::{self, Page};
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{Metrics, PUBLISH_TO_COMMIT};
 
-/// The series whose buckets give the quantiles.
-const LATENCY: &str = "iotflow_ingest_publish_to_commit_seconds_bucket";
 /// Without a terminal a line this often says how it goes.
 const LINE_EVERY_SECONDS: f64 = 5.0;
 
@@ -121,7 +119,10 @@ impl Display {
 /// The cumulative counts of a histogram, by upper bound.
 fn latency_buckets(page: &str) -> Vec<(f64, f64)> {
     let bucket = |line: &str| {
-        let (bound, count) = line.strip_prefix(LATENCY)?.strip_prefix("{le=\"")?.split_once("\"} ")?;
+        let (bound, count) = line
+            .strip_prefix(PUBLISH_TO_COMMIT)?
+            .strip_prefix("_bucket{le=\"")?
+            .split_once("\"} ")?;
         Some((bound.parse().ok()?, count.parse().ok()?))
     };
     page.lines().filter_map(bucket).collect()

@@ -13,6 +13,9 @@ use crate::protocol::reject::Reason;
 /// The first letters of every series of `/metrics/qos`.
 pub const QOS_PREFIX: &str = "iotflow_qos_";
 
+/// From the device's own time to the commit: the series that people are shown.
+pub const PUBLISH_TO_COMMIT: &str = INGEST_PUBLISH_TO_COMMIT.name;
+
 /// From half a millisecond (a commit on an idle machine) to a minute (a database that came back).
 const LATENCY_SECONDS: &[f64] = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,

@@ -24,11 +24,7 @@ impl Account {
     /// When root finds none of them.
     pub fn for_servers() -> io::Result<Self> {
         if !Uid::effective().is_root() {
-            return Ok(Self {
-                uid: Uid::effective(),
-                gid: Gid::effective(),
-                lent: false,
-            });
+            return Ok(Self::current());
         }
         let lent = LENT.iter().find_map(|name| User::from_name(name).ok().flatten());
         let user = lent.ok_or_else(|| {
@@ -39,6 +35,16 @@ impl Account {
             gid: user.gid,
             lent: true,
         })
+    }
+
+    /// Our own, whoever we are.
+    #[must_use]
+    pub fn current() -> Self {
+        Self {
+            uid: Uid::effective(),
+            gid: Gid::effective(),
+            lent: false,
+        }
     }
 
     /// The ids for `setpriv`, where they are not our own.

@@ -1,0 +1,58 @@
+//! Deliveries pass through here from one thread to another, by a shard's queue.
+#![expect(missing_docs, reason = "criterion_group! makes a public function without any")]
+
+mod support;
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use iotflow::ingest::config::Config;
+use iotflow::ingest::ledger::Window;
+use iotflow::ingest::queue::{Delivery, ShardQueue, Sleeper};
+use metrics::Counter;
+
+use support::{flat, fleet};
+
+/// Deliveries between two wakes, as a read from the socket brings them.
+const BURST: usize = 64;
+/// Deliveries between two looks at the clock: enough that what the last of them costs to report is hardly seen, and
+/// fewer than the queue takes at either QoS, so that none is shed.
+const ROUND: usize = 512 * BURST;
+
+fn hand_off(criterion: &mut Criterion) {
+    let publishes = fleet("sensors", flat);
+    let received = Instant::now();
+    let mut group = criterion.benchmark_group("queue/hand_off");
+    group.throughput(Throughput::Elements(ROUND as u64));
+    for qos in 0..=1 {
+        // Tickets make QoS 1. Nobody spends them: the connection they would close is not there.
+        let mut window = Window::new(u16::MAX, Counter::noop());
+        let mut ticket = |packet_id| window.open(packet_id, received).expect("below the Receive Maximum");
+        let deliveries: Vec<Delivery> = (1..)
+            .zip(publishes.iter().cycle())
+            .take(ROUND)
+            .map(|(packet_id, publish)| Delivery {
+                ticket: (qos == 1).then(|| ticket(packet_id)),
+                ..publish.deliver(received)
+            })
+            .collect();
+        let queue = ShardQueue::new(Config::default().queue_qos0, usize::from(u16::MAX));
+        let sleeper = queue.sleeper().expect("the first to ask");
+
+        group.bench_function(
+            BenchmarkId::from_parameter(format_args!("QoS {qos}, bursts of {BURST}")),
+            |bencher| {
+                thread::scope(|scope| {
+                    let (empties, inbox) = channel();
+                    let (outbox, fulls) = channel();
+                    let (queue, sleeper) = (&queue, &sleeper);
+                    scope.spawn(move || consume(queue, sleeper, &inbox, &outbox));
+                    bencher.iter_custom(|rounds| {});
+                });
+            },
+        );
+    }
+    group.finish();
+}

@@ -1,0 +1,96 @@
+//! A broker that does as the test says: it speaks MQTT 5 by rumqttc's codec, and every packet is the test's own doing.
+
+use bytes::BytesMut;
+use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnAckProperties, ConnectReturnCode, Packet, Publish, SubAck, SubscribeReasonCode};
+use rumqttc::v5::mqttbytes::{Error, QoS};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Where the service finds it.
+pub struct FakeBroker {
+    listener: TcpListener,
+    pub port: u16,
+}
+
+/// A client's connection.
+pub struct Peer {
+    stream: TcpStream,
+    buffer: BytesMut,
+    pub client_id: String,
+}
+
+impl FakeBroker {
+    pub async fn listen() -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("there is a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        Self { listener, port }
+    }
+
+    /// Takes the next connection and answers its CONNECT.
+    pub async fn accept(&self, session_present: bool, properties: Option<ConnAckProperties>) -> Peer {
+        let (stream, _) = self.listener.accept().await.expect("it listens");
+        let mut peer = Peer { stream, buffer: BytesMut::new(), client_id: String::new() };
+        match peer.next().await {
+            Some(Packet::Connect(connect, _, _)) => peer.client_id = connect.client_id,
+            other => panic!("{other:?} in place of a CONNECT"),
+        }
+        peer.send(Packet::ConnAck(ConnAck { session_present, code: ConnectReturnCode::Success, properties })).await;
+        peer
+    }
+
+    /// The same, and its SUBSCRIBE. Connections of other clients are answered and left alone.
+    pub async fn accept_subscriber(&self, client_id: &str, session_present: bool, others: &mut Vec<Peer>) -> Peer {
+        loop {
+            let mut peer = self.accept(session_present, None).await;
+            peer.answer_subscribe().await;
+            if peer.client_id == client_id {
+                return peer;
+            }
+            others.push(peer);
+        }
+    }
+}
+
+impl Peer {
+    /// The next packet; `None` when the client has gone. Pings are answered on the way.
+    pub async fn next(&mut self) -> Option<Packet> {
+        loop {
+            match Packet::read(&mut self.buffer, Some(u32::MAX)) {
+                Ok(Packet::PingReq(_)) => self.write(&[0xD0, 0]).await,
+                Ok(packet) => return Some(packet),
+                Err(Error::InsufficientBytes(_)) => match self.stream.read_buf(&mut self.buffer).await {
+                    Ok(0) | Err(_) => return None,
+                    Ok(_) => {}
+                },
+                Err(error) => panic!("the client sent what is no MQTT: {error}"),
+            }
+        }
+    }
+
+    pub async fn answer_subscribe(&mut self) {
+        match self.next().await {
+            Some(Packet::Subscribe(subscribe)) => {
+                let return_codes = vec![SubscribeReasonCode::Success(QoS::AtLeastOnce); subscribe.filters.len()];
+                self.send(Packet::SubAck(SubAck { pkid: subscribe.pkid, return_codes, properties: None })).await;
+            }
+            other => panic!("{other:?} in place of a SUBSCRIBE"),
+        }
+    }
+
+    pub async fn deliver(&mut self, packet_id: u16, topic: &str, payload: &str) {
+        let mut publish = Publish::new(topic, QoS::AtLeastOnce, payload.as_bytes().to_vec(), None);
+        publish.pkid = packet_id;
+        self.send(Packet::Publish(publish)).await;
+    }
+
+    pub async fn send(&mut self, packet: Packet) {
+        let mut out = BytesMut::new();
+        packet.write(&mut out, None).expect("a sound packet");
+        self.write(&out).await;
+    }
+
+    async fn write(&mut self, bytes: &[u8]) {
+        // A client that has gone shows at the next read.
+        drop(self.stream.write_all(bytes).await);
+    }
+}
