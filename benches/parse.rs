@@ -1,5 +1,4 @@
 //! Payloads pass through here, from JSON to readings, or to the reason why not.
-#![expect(missing_docs, reason = "criterion_group! makes a public function without any")]
 
 mod support;
 

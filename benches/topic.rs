@@ -1,5 +1,4 @@
 //! Topic names pass through here, from bytes to a device and its channel.
-#![expect(missing_docs, reason = "criterion_group! makes a public function without any")]
 
 use std::hint::black_box;
 
@@ -16,7 +15,7 @@ fn parse(criterion: &mut Criterion) {
         assert_eq!(tree.parse(name.as_bytes()), Ok((device, channel)));
         group.throughput(Throughput::Elements(1));
         group.bench_with_input(BenchmarkId::from_parameter(channel), name.as_bytes(), |bencher, name| {
-            bencher.iter(|| tree.parse(black_box(name)).is_ok());
+            bencher.iter(|| tree.parse(black_box(name)));
         });
     }
     group.finish();

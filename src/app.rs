@@ -77,6 +77,8 @@ impl App {
         );
         let (give_up, leases) = (CancellationToken::new(), CancellationToken::new());
 
+        // Parts post their condition as they are built; until all have, this one keeps the service unready.
+        let startup = readiness.latch("startup");
         let migrations = readiness.latch("migrations");
         let server = server::bind(&config.api, readiness.clone(), (Arc::clone(&metrics), Arc::clone(&accounting)))
             .await
@@ -147,6 +149,7 @@ impl App {
             );
         }
         app.start_housekeeping(store, pipeline.gauges);
+        startup.ready("every part was started");
         Ok(app)
     }
 
@@ -186,7 +189,7 @@ impl App {
     }
 
     fn start_session(&self, config: &Config, store: &Store, session: Session, outlet: Outlet, delay: Duration) {
-        let (sender, lease) = watch::channel(Lease::Free);
+        let (sender, lease) = watch::channel(Lease::Sought);
         let keeper = lease::keep(config.db.clone(), session.client_id.clone(), delay, sender, self.leases.clone());
         // Kept until the session has taken its leave, and not counted among what must end first.
         tokio::spawn(keeper);

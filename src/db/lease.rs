@@ -25,8 +25,10 @@ const RETRY: Duration = Duration::from_millis(500);
 /// What is known of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lease {
-    /// Another may hold it.
-    Free,
+    /// Nothing is known yet.
+    Sought,
+    /// Another holds it, or may.
+    Elsewhere,
     /// It is ours.
     Held,
     /// It was ours when the server was last reached.
@@ -50,7 +52,7 @@ pub async fn keep(config: Config, name: String, delay: Duration, state: watch::S
                     continue;
                 }
                 Ok(Attempt::Taken) => {
-                    if state.send_replace(Lease::Free) != Lease::Free {
+                    if matches!(state.send_replace(Lease::Elsewhere), Lease::Held | Lease::Unknown) {
                         warn!(lease = name, "another replica holds the lease now");
                     }
                 }
@@ -65,7 +67,7 @@ pub async fn keep(config: Config, name: String, delay: Duration, state: watch::S
         () = stop.cancelled() => {}
         () = seek_and_hold => {}
     }
-    state.send_replace(Lease::Free);
+    state.send_replace(Lease::Elsewhere);
 }
 
 enum Attempt {

@@ -122,17 +122,11 @@ impl Subscriber {
         let metrics = self.metrics.connection(&self.name);
         let mut patience = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         loop {
-            self.latch.ready("another replica holds this session; standing by");
             metrics.leased.set(0.0);
-            let (lease, stop) = (&mut self.lease, &self.stop);
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = wait_for(lease, Lease::Held) => {}
-            }
-            if self.lease.has_changed().is_err() {
+            if !self.await_lease().await {
                 return;
             }
+            self.latch.unready("connecting");
             metrics.leased.set(1.0);
             let begun = Instant::now();
             let end = self.session(&metrics).await;
@@ -160,6 +154,26 @@ impl Subscriber {
                     tokio::select! {
                         () = self.stop.cancelled() => return,
                         () = tokio::time::sleep(wait) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until the lease is ours. Returns whether it is; not when we were told to stop.
+    async fn await_lease(&mut self) -> bool {
+        loop {
+            match *self.lease.borrow_and_update() {
+                Lease::Held => return true,
+                Lease::Elsewhere => self.latch.ready("another replica holds this session; standing by"),
+                Lease::Sought | Lease::Unknown => self.latch.unready("seeking the lease in the database"),
+            }
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return false,
+                changed = self.lease.changed() => {
+                    if changed.is_err() {
+                        return false;
                     }
                 }
             }
@@ -218,7 +232,7 @@ impl Subscriber {
                     self.ack(&mut connection, &mut live, metrics);
                 }
                 () = self.stop.cancelled(), if !live.stopping => live.stopping = true,
-                () = wait_for(&mut lease, Lease::Free) => return Ok(End::LeaseLost),
+                () = wait_for(&mut lease, Lease::Elsewhere) => return Ok(End::LeaseLost),
                 turned = connection.turn(reading) => {
                     turned?;
                     self.take_packets(&mut connection, &mut live, metrics)?;

@@ -59,7 +59,7 @@ impl FromStr for Format {
 /// When the log file cannot be opened.
 pub fn start(config: &Config) -> io::Result<()> {
     // Libraries speak up from warnings on; the level is that of our own lines.
-    let filter = EnvFilter::new(format!("warn,iotflow={}", config.level));
+    let filter = EnvFilter::new(format!("warn,deadpool.postgres=error,iotflow={}", config.level));
     let writer = match &config.file {
         Some(path) => BoxMakeWriter::new(Mutex::new(OpenOptions::new().create(true).append(true).open(path)?)),
         None => BoxMakeWriter::new(io::stderr),
@@ -70,7 +70,7 @@ pub fn start(config: &Config) -> io::Result<()> {
         .with_ansi(config.file.is_none() && io::IsTerminal::is_terminal(&io::stderr()));
     let started = match config.format {
         Format::Pretty => builder.with_target(false).try_init(),
-        Format::Json => builder.json().flatten_event(true).try_init(),
+        Format::Json => builder.json().flatten_event(true).with_span_list(false).try_init(),
     };
     drop(started);
     Ok(())

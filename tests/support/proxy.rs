@@ -31,7 +31,14 @@ struct Controls {
 pub struct Proxy {
     pub port: u16,
     controls: Arc<Controls>,
-    stalled: watch::Sender<bool>,
+    stalled: [watch::Sender<bool>; 2],
+}
+
+/// The two directions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    ToServer,
+    ToClient,
 }
 
 impl Proxy {
@@ -45,7 +52,8 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("there is a free port");
         let port = listener.local_addr().expect("it is bound").port();
         let controls = Arc::new(Controls::default());
-        let (stalled, stall) = watch::channel(false);
+        let (up, up_stall) = watch::channel(false);
+        let (down, down_stall) = watch::channel(false);
         let shared = Arc::clone(&controls);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -54,10 +62,10 @@ impl Proxy {
                 }
                 let Ok(server) = TcpStream::connect(("127.0.0.1", server_port)).await else { continue };
                 shared.connections.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(carry(client, server, Arc::clone(&shared), stall.clone(), Arc::clone(&watcher)));
+                tokio::spawn(carry(client, server, Arc::clone(&shared), [up_stall.clone(), down_stall.clone()], Arc::clone(&watcher)));
             }
         });
-        Self { port, controls, stalled }
+        Self { port, controls, stalled: [up, down] }
     }
 
     /// Cuts every connection there is.
@@ -65,9 +73,9 @@ impl Proxy {
         self.controls.cut.notify_waiters();
     }
 
-    /// Forwards nothing, in either direction, until told otherwise: a connection that is open on both sides and dead.
-    pub fn stall(&self, stalled: bool) {
-        self.stalled.send_replace(stalled);
+    /// Forwards nothing in this direction until told otherwise; both directions make a connection that is open and dead.
+    pub fn stall(&self, direction: Direction, stalled: bool) {
+        self.stalled[direction as usize].send_replace(stalled);
     }
 
     /// Lets nobody in until told otherwise.
@@ -81,12 +89,13 @@ impl Proxy {
     }
 }
 
-async fn carry(client: TcpStream, server: TcpStream, controls: Arc<Controls>, stall: watch::Receiver<bool>, watcher: Watcher) {
+async fn carry(client: TcpStream, server: TcpStream, controls: Arc<Controls>, stall: [watch::Receiver<bool>; 2], watcher: Watcher) {
     let ((client_read, client_write), (server_read, server_write)) = (client.into_split(), server.into_split());
+    let [up, down] = stall;
     let pass: Watcher = Arc::new(|_| Verdict::Pass);
     tokio::select! {
-        () = forward(client_read, server_write, stall.clone(), watcher) => {}
-        () = forward(server_read, client_write, stall, pass) => {}
+        () = forward(client_read, server_write, up, watcher) => {}
+        () = forward(server_read, client_write, down, pass) => {}
         () = controls.cut.notified() => {}
     }
 }
