@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -14,7 +15,7 @@ use crate::api::server;
 use crate::config::Config;
 use crate::db::error::describe;
 use crate::db::flavour::Flavour;
-use crate::db::lease::{self, Lease};
+use crate::db::lease::{Lease, Seeker};
 use crate::db::partitions::Partitions;
 use crate::db::{migrate, pool};
 use crate::ingest::copy::Store;
@@ -32,8 +33,8 @@ use crate::protocol::time;
 const MAINTENANCE_EVERY: Duration = Duration::from_secs(600);
 /// How often the metrics' histograms are folded and the queues looked at.
 const UPKEEP_EVERY: Duration = Duration::from_secs(1);
-/// Between two slots that one replica takes: time for the others to take theirs.
-const SLOT_STAGGER: Duration = Duration::from_millis(1_500);
+/// Between the first attempts at two slots, so that the second knows whether the first was taken.
+const SLOT_STAGGER: Duration = Duration::from_millis(200);
 
 /// A running service.
 #[derive(Debug)]
@@ -134,6 +135,7 @@ impl App {
             leases,
             shutdown_timeout: config.shutdown_timeout.0,
         };
+        let slots_held = Arc::default();
         for (index, session) in wanted.into_iter().chain(retired).enumerate() {
             let outlet = if session.status {
                 Outlet::Status(pipeline.status.clone())
@@ -145,7 +147,7 @@ impl App {
                 &store,
                 session,
                 outlet,
-                SLOT_STAGGER * u32::try_from(index.saturating_sub(1)).unwrap_or(0),
+                (SLOT_STAGGER * u32::try_from(index).unwrap_or(0), &slots_held),
             );
         }
         app.start_housekeeping(store, pipeline.gauges);
@@ -188,11 +190,13 @@ impl App {
         }
     }
 
-    fn start_session(&self, config: &Config, store: &Store, session: Session, outlet: Outlet, delay: Duration) {
-        let (sender, lease) = watch::channel(Lease::Sought);
-        let keeper = lease::keep(config.db.clone(), session.client_id.clone(), delay, sender, self.leases.clone());
+    fn start_session(&self, config: &Config, store: &Store, session: Session, outlet: Outlet, (delay, slots_held): (Duration, &Arc<AtomicUsize>)) {
+        let (state, lease) = watch::channel(Lease::Sought);
+        // The status session is no share of the load.
+        let burden = if session.status { Arc::default() } else { Arc::clone(slots_held) };
+        let seeker = Seeker { config: config.db.clone(), name: session.client_id.clone(), delay, burden, state };
         // Kept until the session has taken its leave, and not counted among what must end first.
-        tokio::spawn(keeper);
+        tokio::spawn(seeker.run(self.leases.clone()));
         let retiring = matches!(session.purpose, Purpose::Retire(_));
         let subscriber = Subscriber {
             name: session.name.clone(),

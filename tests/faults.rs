@@ -158,8 +158,7 @@ async fn the_answer_to_a_commit_may_get_lost() {
 async fn a_killed_replicas_slot_is_adopted() {
     let servers = Servers::start().await;
     let environment = with(servers.environment(), &[("INGEST_SLOTS", "2")]);
-    let mut first = Service::ready(servers.path(), &environment).await;
-    let second = Service::ready(servers.path(), &environment).await;
+    let (mut first, second) = tokio::join!(Service::ready(servers.path(), &environment), Service::ready(servers.path(), &environment));
     eventually("each has a slot", async || {
         let held = [first.series().await, second.series().await].map(|series| [0, 1].map(|slot| series.get(&format!("iotflow_mqtt_connected{{connection=\"slot-{slot}\"}}")).copied() == Some(1.0)));
         (held[0] != held[1] && held.iter().all(|slots| slots.iter().filter(|held| **held).count() == 1)).then_some(())

@@ -4,6 +4,8 @@
 //! loses its session cannot know whether the lock is still its own until it reaches the server again: the state is then
 //! [`Lease::Unknown`], in which it may go on with what it has but begin nothing new.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -21,6 +23,8 @@ const HEARTBEAT: Duration = Duration::from_secs(3);
 const SILENCE: Duration = Duration::from_secs(12);
 /// How often one who waits asks again.
 const RETRY: Duration = Duration::from_millis(500);
+/// How much longer one who holds a lease waits before it takes another.
+const YIELD: Duration = Duration::from_secs(2);
 
 /// What is known of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,18 +39,48 @@ pub enum Lease {
     Unknown,
 }
 
-/// Seeks, keeps and seeks again the lease called `name` until `stop`, then gives it back. `delay` is waited once before
-/// the first attempt, so that replicas that start together share what there is.
-pub async fn keep(config: Config, name: String, delay: Duration, state: watch::Sender<Lease>, stop: CancellationToken) {
-    let seek_and_hold = async {
-        tokio::time::sleep(delay).await;
+/// One who seeks a lease, keeps it, and seeks it again.
+#[derive(Debug)]
+pub struct Seeker {
+    /// How to reach the database.
+    pub config: Config,
+    /// What the lease is called.
+    pub name: String,
+    /// Waited once before the first attempt.
+    pub delay: Duration,
+    /// How many leases this process holds of those that replicas share among them. One who holds some waits longer
+    /// before it takes another, so that one who holds none is first.
+    pub burden: Arc<AtomicUsize>,
+    /// Told of every change.
+    pub state: watch::Sender<Lease>,
+}
+
+impl Seeker {
+    /// Runs until `stop`, and then gives the lease back.
+    pub async fn run(self, stop: CancellationToken) {
+        // The session ends with the future that holds it, and the lock with the session.
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.seek_and_hold() => {}
+        }
+        self.state.send_replace(Lease::Elsewhere);
+    }
+
+    async fn seek_and_hold(&self) {
+        let Self { name, state, .. } = self;
+        tokio::time::sleep(self.delay).await;
         loop {
-            let attempt = tokio::time::timeout(config.connect_timeout * 2, acquire(&config, &name)).await;
+            if self.burden.load(Ordering::Relaxed) > 0 && *state.borrow() != Lease::Unknown {
+                tokio::time::sleep(YIELD).await;
+            }
+            let attempt = tokio::time::timeout(self.config.connect_timeout * 2, acquire(&self.config, name)).await;
             match attempt.unwrap_or(Ok(Attempt::NoAnswer)) {
                 Ok(Attempt::Held(session)) => {
                     info!(lease = name, "lease held");
+                    self.burden.fetch_add(1, Ordering::Relaxed);
                     state.send_replace(Lease::Held);
                     let error = beat(&session).await;
+                    self.burden.fetch_sub(1, Ordering::Relaxed);
                     warn!(lease = name, error, "the lease's session was lost");
                     state.send_replace(Lease::Unknown);
                     continue;
@@ -61,13 +95,7 @@ pub async fn keep(config: Config, name: String, delay: Duration, state: watch::S
             }
             tokio::time::sleep(RETRY.mul_f64(0.5 + fastrand::f64())).await;
         }
-    };
-    // The session ends with the future that holds it, and the lock with the session.
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = seek_and_hold => {}
     }
-    state.send_replace(Lease::Elsewhere);
 }
 
 enum Attempt {

@@ -3,7 +3,7 @@
 //! Labels come from small closed sets; a device id is never one. Names that begin with `iotflow_qos_` are served
 //! at `/metrics/qos`, all others at `/metrics`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -140,6 +140,7 @@ pub struct TransactionMetrics {
 pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
+    rendering: Mutex<()>,
     /// Receipt to commit, by QoS.
     pub commit_latency: [Histogram; 2],
     /// Receipt to PUBACK, by QoS (QoS 1 alone has acks).
@@ -223,6 +224,7 @@ impl Metrics {
             broker_dropped: gauge(&recorder, BROKER_DROPPED, &[]),
             status_written: counter(&recorder, STATUS_WRITTEN, &[]),
             handle: recorder.handle(),
+            rendering: Mutex::new(()),
             recorder,
         })
     }
@@ -273,8 +275,10 @@ impl Metrics {
         [INGEST_QUEUE_DEPTH, INGEST_QUEUE_CAPACITY].map(|family| gauge(&self.recorder, family, &[("shard", &shard.to_string())]))
     }
 
-    pub(super) fn render(&self, totals: &super::accounting::Totals) -> String {
-        self.set_totals(totals);
+    pub(super) fn render(&self, accounting: &super::accounting::Accounting) -> String {
+        // One at a time: between the setting of the totals and their rendering, another's newer ones would break the sum.
+        let _rendering = self.rendering.lock().unwrap_or_else(PoisonError::into_inner);
+        self.set_totals(&accounting.totals());
         metrics::with_local_recorder(&self.recorder, || metrics_process::Collector::default().collect());
         self.handle.render()
     }

@@ -1,6 +1,6 @@
 //! The load simulator as a process of its own: it publishes, and it is the judge of what arrived.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,15 +18,21 @@ pub struct Fleet {
     acked: Arc<AtomicU64>,
 }
 
+/// The simulator's program, beside ours.
+pub fn program() -> PathBuf {
+    let program = Path::new(env!("CARGO_BIN_EXE_iotflow")).with_file_name("iotflow-load");
+    assert!(program.exists(), "{} is not built: run `cargo build --workspace`, or ./dev test", program.display());
+    program
+}
+
 /// What came of it.
 #[derive(Debug, Clone)]
 pub struct Report(pub Value);
 
 impl Fleet {
-    /// Starts the simulator with these arguments of `iotflow-load run`.
+    /// Starts the simulator with these arguments of `iotflow-load run`. An empty URL leaves it without a database.
     pub fn start(mqtt_port: u16, database_url: &str, arguments: &[&str]) -> Self {
-        let program = Path::new(env!("CARGO_BIN_EXE_iotflow")).with_file_name("iotflow-load");
-        assert!(program.exists(), "{} is not built: run `cargo build --workspace`, or ./dev test", program.display());
+        let program = program();
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
             .arg(program)
@@ -36,7 +42,7 @@ impl Fleet {
             .env("MQTT_PORT", mqtt_port.to_string())
             .env("MQTT_USERNAME", FLEET)
             .env("MQTT_PASSWORD", PASSWORD)
-            .env("DATABASE_URL", database_url)
+            .envs((!database_url.is_empty()).then_some(("DATABASE_URL", database_url)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -35,9 +35,17 @@ impl Servers {
 
     /// With further lines in, or other lines of, `mosquitto.conf`.
     pub async fn with_conf(change: impl FnOnce(&mut String)) -> Self {
+        Self::with(change, false).await
+    }
+
+    /// As they would be in earnest: a commit waits for the disk.
+    pub async fn durable() -> Self {
+        Self::with(|_| {}, true).await
+    }
+
+    async fn with(change: impl FnOnce(&mut String), durable: bool) -> Self {
         let folder = folder();
-        let postgres = start_postgres(folder.path()).await;
-        let (postgres, postgres_port) = postgres;
+        let (postgres, postgres_port) = start_postgres_with(folder.path(), durable).await;
         let mqtt_port = ports::free().expect("there is a free port");
         let place = folder.path().join("mosquitto");
         let files = Files::of(&place);
@@ -94,12 +102,16 @@ pub fn environment(mqtt_port: u16, database_url: &str) -> Vec<(String, String)> 
 
 /// A PostgreSQL alone, and its port.
 pub async fn start_postgres(folder: &Path) -> (Postgres, u16) {
+    start_postgres_with(folder, false).await
+}
+
+async fn start_postgres_with(folder: &Path, durable: bool) -> (Postgres, u16) {
     let port = ports::free().expect("there is a free port");
     let settings = postgres::Settings {
         folder: folder.join("postgres"),
         port,
         password: Secret::new(PASSWORD),
-        durable: false,
+        durable,
         extra: Vec::new(),
     };
     (Postgres::start(settings).await.unwrap_or_else(|error| panic!("{error}")), port)
