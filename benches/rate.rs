@@ -15,9 +15,9 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
 use support::fleet::{self, Fleet};
-use support::service::sum;
 use support::servers::{PASSWORD, SERVICE, Servers};
 use support::service::Service;
+use support::service::sum;
 use support::{eventually, pause};
 
 /// `USER_HZ`, which is 100 on every Linux that Rust runs on.
@@ -36,7 +36,11 @@ struct Figures {
 fn main() {
     let numbers: Vec<u64> = std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
     let (messages, rounds) = (numbers.first().copied().unwrap_or(300_000), numbers.get(1).copied().unwrap_or(3));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a thread can be started");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a thread can be started");
     runtime.block_on(async {
         let servers = Servers::durable().await;
         // Names are learned and partitions made before anything is measured.
@@ -53,14 +57,25 @@ fn main() {
             let ratios: Vec<f64> = null.iter().zip(&service).map(|(null, service)| service.rate / null.rate).collect();
             print(qos, "null", &null);
             print(qos, "iotflow", &service);
-            println!("| {qos} | iotflow / null, pair by pair | {:.2} ({}) | | | | |", median(&ratios), ratios.iter().map(|ratio| format!("{ratio:.2}")).collect::<Vec<_>>().join(", "));
+            println!(
+                "| {qos} | iotflow / null, pair by pair | {:.2} ({}) | | | | |",
+                median(&ratios),
+                ratios.iter().map(|ratio| format!("{ratio:.2}")).collect::<Vec<_>>().join(", ")
+            );
         }
     });
 }
 
 fn print(qos: u8, name: &str, figures: &[Figures]) {
     let of = |value: fn(&Figures) -> f64| median(&figures.iter().map(value).collect::<Vec<_>>());
-    println!("| {qos} | {name} | {:.0} | {:.1} | {:.1} | {:.1} | {:.0} |", of(|f| f.rate), of(|f| f.broker), of(|f| f.subscriber), of(|f| f.postgres), of(|f| f.rows_per_copy));
+    println!(
+        "| {qos} | {name} | {:.0} | {:.1} | {:.1} | {:.1} | {:.0} |",
+        of(|f| f.rate),
+        of(|f| f.broker),
+        of(|f| f.subscriber),
+        of(|f| f.postgres),
+        of(|f| f.rows_per_copy)
+    );
 }
 
 fn median(values: &[f64]) -> f64 {
@@ -71,7 +86,22 @@ fn median(values: &[f64]) -> f64 {
 
 async fn publish(servers: &Servers, qos: u8, messages: u64, prefix: &str) {
     let (qos, messages) = (qos.to_string(), messages.to_string());
-    let arguments = ["--rate", "0", "--duration", "600", "--devices", "1000", "--connections", "4", "--prefix", prefix, "--qos", &qos, "--messages", &messages];
+    let arguments = [
+        "--rate",
+        "0",
+        "--duration",
+        "600",
+        "--devices",
+        "1000",
+        "--connections",
+        "4",
+        "--prefix",
+        prefix,
+        "--qos",
+        &qos,
+        "--messages",
+        &messages,
+    ];
     let report = Fleet::start(servers.mqtt_port, "", &arguments).report().await;
     assert_eq!(report.number("/sent").to_string(), messages);
 }
@@ -104,12 +134,20 @@ async fn measure_null(servers: &Servers, qos: u8, messages: u64) -> Figures {
     sink.wait().await.expect("it is our child");
     let report: Value = serde_json::from_str(&report).expect("JSON");
     let received = report["messages"].as_f64().expect("a number");
-    Figures { rate: report["rate"].as_f64().expect("a number"), broker: used[0] / received * 1e6, subscriber: used[1] / received * 1e6, ..Figures::default() }
+    Figures {
+        rate: report["rate"].as_f64().expect("a number"),
+        broker: used[0] / received * 1e6,
+        subscriber: used[1] / received * 1e6,
+        ..Figures::default()
+    }
 }
 
 async fn measure_service(servers: &Servers, qos: u8, messages: u64, prefix: &str) -> Figures {
     let mut service = Service::ready(servers.path(), &servers.environment()).await;
-    let (broker, postgres) = (servers.broker.process().expect("it runs").id(), servers.postgres.process().expect("it runs").id());
+    let (broker, postgres) = (
+        servers.broker.process().expect("it runs").id(),
+        servers.postgres.process().expect("it runs").id(),
+    );
     let before = [cpu(broker), cpu(service.id()), family_cpu(postgres)];
     let begun = Instant::now();
     publish(servers, qos, messages, prefix).await;
@@ -122,7 +160,11 @@ async fn measure_service(servers: &Servers, qos: u8, messages: u64, prefix: &str
     })
     .await;
     let seconds = begun.elapsed().as_secs_f64();
-    let used = [cpu(broker) - before[0], cpu(service.id()) - before[1], family_cpu(postgres) - before[2]];
+    let used = [
+        cpu(broker) - before[0],
+        cpu(service.id()) - before[1],
+        family_cpu(postgres) - before[2],
+    ];
     let committed = sum(&series, "iotflow_qos_committed_total");
     let shed = sum(&series, "iotflow_qos_shed_total");
     if shed > 0.0 {
@@ -132,7 +174,13 @@ async fn measure_service(servers: &Servers, qos: u8, messages: u64, prefix: &str
     assert!(status.success());
     let [broker, subscriber, postgres] = used.map(|seconds| seconds / committed * 1e6);
     let rows_per_copy = sum(&series, "iotflow_db_copy_rows_sum") / sum(&series, "iotflow_db_copy_rows_count");
-    Figures { rate: committed / seconds, broker, subscriber, postgres, rows_per_copy }
+    Figures {
+        rate: committed / seconds,
+        broker,
+        subscriber,
+        postgres,
+        rows_per_copy,
+    }
 }
 
 /// Seconds of CPU that a process has used, user and system.
@@ -142,8 +190,14 @@ fn cpu(pid: u32) -> f64 {
 
 /// The same of a process and all its children, ended ones included.
 fn family_cpu(parent: u32) -> f64 {
-    let pids = std::fs::read_dir("/proc").expect("Linux").flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let children: f64 = pids.filter(|pid| fields(*pid).is_some_and(|fields| (fields[3] - f64::from(parent)).abs() < 0.5)).map(cpu).sum();
+    let pids = std::fs::read_dir("/proc")
+        .expect("Linux")
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let children: f64 = pids
+        .filter(|pid| fields(*pid).is_some_and(|fields| (fields[3] - f64::from(parent)).abs() < 0.5))
+        .map(cpu)
+        .sum();
     let own = fields(parent).map_or(0.0, |fields| (fields[13] + fields[14] + fields[15] + fields[16]) / TICKS_PER_SECOND);
     own + children
 }
@@ -154,5 +208,10 @@ fn fields(pid: u32) -> Option<Vec<f64>> {
     // The second field is the name in brackets, and may hold spaces.
     let (name, rest) = text.split_once(')')?;
     let first = name.split_whitespace().next()?.parse().ok()?;
-    Some([first, f64::NAN].into_iter().chain(rest.split_whitespace().map(|field| field.parse().unwrap_or(f64::NAN))).collect())
+    Some(
+        [first, f64::NAN]
+            .into_iter()
+            .chain(rest.split_whitespace().map(|field| field.parse().unwrap_or(f64::NAN)))
+            .collect(),
+    )
 }

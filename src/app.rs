@@ -190,11 +190,24 @@ impl App {
         }
     }
 
-    fn start_session(&self, config: &Config, store: &Store, session: Session, outlet: Outlet, (delay, slots_held): (Duration, &Arc<AtomicUsize>)) {
+    fn start_session(
+        &self,
+        config: &Config,
+        store: &Store,
+        session: Session,
+        outlet: Outlet,
+        (delay, slots_held): (Duration, &Arc<AtomicUsize>),
+    ) {
         let (state, lease) = watch::channel(Lease::Sought);
         // The status session is no share of the load.
         let burden = if session.status { Arc::default() } else { Arc::clone(slots_held) };
-        let seeker = Seeker { config: config.db.clone(), name: session.client_id.clone(), delay, burden, state };
+        let seeker = Seeker {
+            config: config.db.clone(),
+            name: session.client_id.clone(),
+            delay,
+            burden,
+            state,
+        };
         // Kept until the session has taken its leave, and not counted among what must end first.
         tokio::spawn(seeker.run(self.leases.clone()));
         let retiring = matches!(session.purpose, Purpose::Retire(_));

@@ -62,7 +62,9 @@ fn has_command(name: &str) -> bool {
 
 /// The assignments of a `.env`, as the service reads them.
 fn assignments(env: &str) -> BTreeMap<String, String> {
-    dotenvy::from_read_iter(env.as_bytes()).map(|pair| pair.expect("a sound line")).collect()
+    dotenvy::from_read_iter(env.as_bytes())
+        .map(|pair| pair.expect("a sound line"))
+        .collect()
 }
 
 fn config_of(env: &str) -> Config {
@@ -111,7 +113,11 @@ fn every_image_is_pinned_to_a_version() {
         assert!(tag != "latest" && !tag.is_empty(), "{image} changes under its name");
     }
     let own = text(&compose["services"]["iotflow"]["image"]);
-    assert_eq!(own, concat!("iotflow:", env!("CARGO_PKG_VERSION")), "our own image has our own version");
+    assert_eq!(
+        own,
+        concat!("iotflow:", env!("CARGO_PKG_VERSION")),
+        "our own image has our own version"
+    );
 }
 
 #[test]
@@ -167,7 +173,9 @@ fn every_name_that_a_service_uses_is_declared() {
             let used = entries(&compose["services"]).any(|(_, service)| match kind {
                 "secrets" => mounted_secrets(service).any(|(secret, _)| secret == name),
                 "networks" => texts(&service["networks"]).contains(&name),
-                _ => texts(&service["volumes"]).iter().any(|volume| volume.starts_with(&format!("{name}:"))),
+                _ => texts(&service["volumes"])
+                    .iter()
+                    .any(|volume| volume.starts_with(&format!("{name}:"))),
             });
             assert!(used, "{name} of {kind} is used by nobody");
         }
@@ -179,7 +187,11 @@ fn mounted_secrets(service: &Value) -> impl Iterator<Item = (String, String)> {
     items(&service["secrets"]).map(|secret| {
         let name = secret.as_str().unwrap_or_else(|| text(&secret["source"]));
         let target = secret["target"].as_str().unwrap_or(name);
-        let absolute = if target.starts_with('/') { target.to_owned() } else { format!("/run/secrets/{target}") };
+        let absolute = if target.starts_with('/') {
+            target.to_owned()
+        } else {
+            format!("/run/secrets/{target}")
+        };
         (name.to_owned(), absolute)
     })
 }
@@ -188,7 +200,10 @@ fn mounted_secrets(service: &Value) -> impl Iterator<Item = (String, String)> {
 fn every_service_says_when_it_is_healthy() {
     for (name, service) in entries(&compose()["services"]) {
         let test = texts(&service["healthcheck"]["test"]);
-        assert!(matches!(test[0], "CMD" | "CMD-SHELL") && test.len() > 1, "{name} has no health check");
+        assert!(
+            matches!(test[0], "CMD" | "CMD-SHELL") && test.len() > 1,
+            "{name} has no health check"
+        );
         let line = test.join(" ");
         // What only asks whether a port is open says yes to a server that lets nobody in.
         assert!(!line.contains("pg_isready") && !line.contains("nc "), "{name}: {line}");
@@ -248,7 +263,10 @@ fn secret_files(compose: &Value) -> BTreeMap<String, String> {
     entries(&compose["secrets"])
         .map(|(name, secret)| {
             let file = text(&secret["file"]).strip_prefix("./secrets/");
-            (name.to_owned(), file.unwrap_or_else(|| panic!("{name} is not below ./secrets")).to_owned())
+            (
+                name.to_owned(),
+                file.unwrap_or_else(|| panic!("{name} is not below ./secrets")).to_owned(),
+            )
         })
         .collect()
 }
@@ -301,7 +319,10 @@ fn the_script_gives_each_secret_to_the_user_of_its_container() {
     let compose = compose();
     let files = secret_files(&compose);
     let script = read("scripts/compose-secrets");
-    let owners = script.lines().find_map(|line| line.strip_prefix("owners='")?.strip_suffix('\'')).expect("it names owners");
+    let owners = script
+        .lines()
+        .find_map(|line| line.strip_prefix("owners='")?.strip_suffix('\''))
+        .expect("it names owners");
     let owners: BTreeMap<&str, &str> = owners.split(' ').map(|owner| owner.split_once('=').expect("name=user")).collect();
     let mut readers: BTreeMap<&String, &str> = BTreeMap::new();
     for (name, service) in entries(&compose["services"]) {
@@ -320,7 +341,11 @@ fn the_script_gives_each_secret_to_the_user_of_its_container() {
     for file in readers.keys() {
         let metadata = fs::metadata(folder.join(file)).expect("it is there");
         let owner = format!("{}:{}", metadata.uid(), metadata.gid());
-        assert_eq!(Some(&owner.as_str()), owners.get(file.split('/').next().expect("a folder")), "{file}");
+        assert_eq!(
+            Some(&owner.as_str()),
+            owners.get(file.split('/').next().expect("a folder")),
+            "{file}"
+        );
         assert_eq!(metadata.permissions().mode() & 0o7777, 0o600, "{file}");
     }
 }
@@ -338,16 +363,27 @@ fn the_script_makes_logins_that_fit_each_other() {
     assert_eq!(users.len(), 2);
     assert_hash_of(&service, users["iotflow"]);
     assert_hash_of(&fleet, users["fleet"]);
-    assert_eq!(file("mosquitto/acl"), acl::render("iotflow", &[("iotflow", Role::Service), ("fleet", Role::Fleet)]));
+    assert_eq!(
+        file("mosquitto/acl"),
+        acl::render("iotflow", &[("iotflow", Role::Service), ("fleet", Role::Fleet)])
+    );
     assert_eq!(file("mosquitto/health"), format!("-h 127.0.0.1\n-u iotflow\n-P {service}\n"));
 
     let url: tokio_postgres::Config = password("iotflow/database-url").parse().expect("a URL");
     assert_eq!(url.get_user(), Some("iotflow"));
     assert_eq!(url.get_dbname(), Some("iotflow"));
-    assert_eq!(url.get_password(), Some(password("timescaledb/iotflow-database-password").as_bytes()));
-    let tokio_postgres::config::Host::Tcp(host) = &url.get_hosts()[0] else { panic!("no host") };
+    assert_eq!(
+        url.get_password(),
+        Some(password("timescaledb/iotflow-database-password").as_bytes())
+    );
+    let tokio_postgres::config::Host::Tcp(host) = &url.get_hosts()[0] else {
+        panic!("no host")
+    };
     assert!(compose()["services"].get(host).is_some(), "{host}");
-    assert_eq!(password("grafana/database-password"), password("timescaledb/grafana-database-password"));
+    assert_eq!(
+        password("grafana/database-password"),
+        password("timescaledb/grafana-database-password")
+    );
 
     let distinct: BTreeSet<String> = [
         "iotflow/mqtt-password",
@@ -360,12 +396,18 @@ fn the_script_makes_logins_that_fit_each_other() {
     .map(password)
     .into();
     assert_eq!(distinct.len(), 6);
-    assert!(distinct.iter().all(|password| password.len() == 40 && password.bytes().all(|byte| byte.is_ascii_hexdigit())));
+    assert!(
+        distinct
+            .iter()
+            .all(|password| password.len() == 40 && password.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    );
 }
 
 /// Whether this is the `$7$` form of the password: PBKDF2 with HMAC-SHA-512.
 fn assert_hash_of(password: &str, form: &str) {
-    let ["", "7", rounds, salt, hash] = form.split('$').collect::<Vec<_>>()[..] else { panic!("{form}") };
+    let ["", "7", rounds, salt, hash] = form.split('$').collect::<Vec<_>>()[..] else {
+        panic!("{form}")
+    };
     let decode = |text: &str| STANDARD.decode(text).expect("base64");
     let mut expected = [0; 64];
     pbkdf2::pbkdf2_hmac::<sha2::Sha512>(password.as_bytes(), &decode(salt), rounds.parse().expect("a number"), &mut expected);
@@ -402,7 +444,11 @@ fn allowed_in_image() -> (String, BTreeSet<String>) {
     let text = read(".dockerignore");
     let mut rules = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     let first = rules.next().expect("it has rules").to_owned();
-    let allowed = rules.map(|rule| rule.strip_prefix('!').unwrap_or_else(|| panic!("{rule} lets nothing in")).to_owned());
+    let allowed = rules.map(|rule| {
+        rule.strip_prefix('!')
+            .unwrap_or_else(|| panic!("{rule} lets nothing in"))
+            .to_owned()
+    });
     (first, allowed.collect())
 }
 
@@ -419,30 +465,51 @@ fn the_image_is_built_from_what_is_there() {
     // Cargo refuses a workspace without one of its members, and a manifest without one of its targets.
     let manifest = read("Cargo.toml");
     let needed = [("[[bench]]", "benches"), ("[[test]]", "tests"), ("\"load-test\"", "load-test")];
-    let needed = needed.iter().filter(|(word, _)| manifest.contains(word)).map(|(_, folder)| (*folder).to_owned());
+    let needed = needed
+        .iter()
+        .filter(|(word, _)| manifest.contains(word))
+        .map(|(_, folder)| (*folder).to_owned());
     let included = rust_files(&path("src")).into_iter().flat_map(|file| {
         let text = fs::read_to_string(&file).expect("it can be read");
-        let names: Vec<String> = text.split("include_str!(\"").skip(1).filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())).collect();
+        let names: Vec<String> = text
+            .split("include_str!(\"")
+            .skip(1)
+            .filter_map(|rest| Some(rest.split_once('"')?.0.to_owned()))
+            .collect();
         names.into_iter().map(move |name| {
             let full = file.with_file_name(name).canonicalize().expect("what is included is there");
             let below = full.strip_prefix(env!("CARGO_MANIFEST_DIR")).expect("it is ours");
             below.iter().next().expect("a name").to_string_lossy().into_owned()
         })
     });
-    let needed: BTreeSet<String> = needed.chain(included).chain(["src", "migrations", "Cargo.toml", "Cargo.lock"].map(str::to_owned)).collect();
-    assert!(needed.is_subset(&allowed), "{:?} is needed and stays out", needed.difference(&allowed));
+    let needed: BTreeSet<String> = needed
+        .chain(included)
+        .chain(["src", "migrations", "Cargo.toml", "Cargo.lock"].map(str::to_owned))
+        .collect();
+    assert!(
+        needed.is_subset(&allowed),
+        "{:?} is needed and stays out",
+        needed.difference(&allowed)
+    );
 }
 
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).expect("it can be listed").map(|entry| entry.expect("it can be listed").path());
-    entries.flat_map(|path| if path.is_dir() { rust_files(&path) } else { vec![path] }).collect()
+    let entries = fs::read_dir(folder)
+        .expect("it can be listed")
+        .map(|entry| entry.expect("it can be listed").path());
+    entries
+        .flat_map(|path| if path.is_dir() { rust_files(&path) } else { vec![path] })
+        .collect()
 }
 
 #[test]
 fn the_image_runs_and_asks_what_the_command_line_offers() {
     let dockerfile = read("Dockerfile");
     let rest = |word: &str| {
-        let line = dockerfile.lines().find_map(|line| line.strip_prefix(word)).unwrap_or_else(|| panic!("no {word}"));
+        let line = dockerfile
+            .lines()
+            .find_map(|line| line.strip_prefix(word))
+            .unwrap_or_else(|| panic!("no {word}"));
         line.trim().to_owned()
     };
     let json = |text: &str| serde_json::from_str::<Vec<String>>(text).unwrap_or_else(|error| panic!("{text}: {error}"));
@@ -453,8 +520,14 @@ fn the_image_runs_and_asks_what_the_command_line_offers() {
     assert_eq!(health[0], "iotflow");
     assert!(has_command(&health[1]));
     assert_eq!(text(&compose()["services"]["iotflow"]["user"]), rest("USER "));
-    let variables: Vec<String> = dockerfile.lines().filter_map(|line| Some(line.strip_prefix("ENV ")?.split_once('=')?.0.to_owned())).collect();
-    assert!(variables.iter().all(|name| VARIABLES.iter().any(|variable| variable.name == name)), "{variables:?}");
+    let variables: Vec<String> = dockerfile
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("ENV ")?.split_once('=')?.0.to_owned()))
+        .collect();
+    assert!(
+        variables.iter().all(|name| VARIABLES.iter().any(|variable| variable.name == name)),
+        "{variables:?}"
+    );
     assert_eq!(rest("EXPOSE "), Config::default().api.port.to_string());
 }
 
@@ -466,7 +539,9 @@ async fn prometheus_asks_for_the_pages_that_are_served() {
     let expected_target = format!("iotflow:{}", api.port);
     api.port = 0;
     let exposed = (Metrics::new(), Arc::new(Accounting::default()));
-    let server = server::bind(&api, Readiness::default(), exposed).await.expect("there is a free port");
+    let server = server::bind(&api, Readiness::default(), exposed)
+        .await
+        .expect("there is a free port");
     let address = server.address().expect("it is bound");
     let running = tokio::spawn(server.run(CancellationToken::new()));
     let mut pages = BTreeSet::new();
@@ -474,10 +549,16 @@ async fn prometheus_asks_for_the_pages_that_are_served() {
     for job in items(&prometheus["scrape_configs"]) {
         let page = text(&job["metrics_path"]);
         let mut stream = TcpStream::connect(address).await.expect("it listens");
-        stream.write_all(format!("GET {page} HTTP/1.0\r\n\r\n").as_bytes()).await.expect("it reads");
+        stream
+            .write_all(format!("GET {page} HTTP/1.0\r\n\r\n").as_bytes())
+            .await
+            .expect("it reads");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.expect("it answers");
-        assert!(answer.starts_with("HTTP/1.0 200") && answer.contains("iotflow_"), "{page}: {answer}");
+        assert!(
+            answer.starts_with("HTTP/1.0 200") && answer.contains("iotflow_"),
+            "{page}: {answer}"
+        );
         let targets: Vec<&str> = items(&job["static_configs"]).flat_map(|config| texts(&config["targets"])).collect();
         assert_eq!(targets, [expected_target.as_str()], "{page}");
         assert!(pages.insert(page.to_owned()), "{page} is asked for twice");
@@ -487,7 +568,10 @@ async fn prometheus_asks_for_the_pages_that_are_served() {
     let compose = compose();
     let mounted = texts(&compose["services"]["prometheus"]["volumes"]).join("\n");
     for file in texts(&prometheus["rule_files"]) {
-        assert!(mounted.contains(&format!("./{file}:/etc/prometheus/{file}:ro")), "{file} is not mounted");
+        assert!(
+            mounted.contains(&format!("./{file}:/etc/prometheus/{file}:ro")),
+            "{file} is not mounted"
+        );
     }
 }
 
@@ -498,7 +582,9 @@ fn grafana_is_pointed_at_what_is_there() {
         let url = text(&source["url"]);
         let host = url.trim_start_matches("http://").split(':').next().expect("a host");
         let service = compose["services"].get(host).unwrap_or_else(|| panic!("{url}: no such service"));
-        let shared = texts(&service["networks"]).iter().any(|network| texts(&compose["services"]["grafana"]["networks"]).contains(network));
+        let shared = texts(&service["networks"])
+            .iter()
+            .any(|network| texts(&compose["services"]["grafana"]["networks"]).contains(network));
         assert!(shared, "grafana does not reach {host}");
         if source["type"] == "prometheus" {
             assert_eq!(source["jsonData"]["timeInterval"], prometheus["global"]["scrape_interval"]);
@@ -506,5 +592,8 @@ fn grafana_is_pointed_at_what_is_there() {
     }
     let provider = &yaml("grafana/provisioning/dashboards/iotflow.yml")["providers"][0];
     let mount = format!("./grafana/dashboards:{}:ro", text(&provider["options"]["path"]));
-    assert!(texts(&compose["services"]["grafana"]["volumes"]).contains(&mount.as_str()), "{mount}");
+    assert!(
+        texts(&compose["services"]["grafana"]["volumes"]).contains(&mount.as_str()),
+        "{mount}"
+    );
 }

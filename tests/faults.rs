@@ -65,10 +65,16 @@ async fn ten_seconds_without_the_database_are_waited_out_unacked() {
     let fleet = fleet(&servers, &["--duration", "18"]);
     fleet.until_acked(6_000).await;
     servers.postgres.halt(Signal::SIGINT).expect("it stops");
-    eventually("the service says that it is not ready", async || (service.get("/readyz").await.0 == 503).then_some(())).await;
+    eventually("the service says that it is not ready", async || {
+        (service.get("/readyz").await.0 == 503).then_some(())
+    })
+    .await;
     let acked = service.sum("iotflow_qos_acked_total").await;
     pause(Duration::from_secs(10)).await;
-    assert!((service.sum("iotflow_qos_acked_total").await - acked).abs() < 0.5, "acks left while nothing could be committed");
+    assert!(
+        (service.sum("iotflow_qos_acked_total").await - acked).abs() < 0.5,
+        "acks left while nothing could be committed"
+    );
     servers.postgres.resume().await.expect("it starts again");
     fleet.report().await.assert_exactly_once("PostgreSQL stopped for 10 s");
     service.until_ready().await;
@@ -79,19 +85,28 @@ async fn one_poison_row_among_ten_thousand_is_cut_out() {
     let servers = Servers::start().await;
     let mut service = Service::ready(servers.path(), &servers.environment()).await;
     let sql = servers.sql().await;
-    sql.batch_execute("ALTER TABLE telemetry ADD CONSTRAINT poison CHECK (NOT 666 = ANY (\"values\"))").await.expect("it can be added");
+    sql.batch_execute("ALTER TABLE telemetry ADD CONSTRAINT poison CHECK (NOT 666 = ANY (\"values\"))")
+        .await
+        .expect("it can be added");
     let (status, _) = service.terminate().await;
     assert!(status.success());
     // Everything waits at the broker, so that it comes in one batch.
     let fleet = fleet(&servers, &["--duration", "30", "--messages", "9999"]);
     fleet.until_acked(9_999).await;
     let mut publisher = Publisher::new(servers.mqtt_port);
-    publisher.publish("iotflow/devices/bad/telemetry", r#"{"poison":666,"seq":1}"#).await;
+    publisher
+        .publish("iotflow/devices/bad/telemetry", r#"{"poison":666,"seq":1}"#)
+        .await;
     let service = Service::ready(servers.path(), &servers.environment()).await;
     fleet.report().await.assert_exactly_once("one poison row among 10,000");
     until_number(&sql, "SELECT count(*) FROM dead_letters", 1).await;
-    let detail = texts(&sql, "SELECT reason || ' ' || topic || ' ' || detail FROM dead_letters").await.remove(0);
-    assert!(detail.starts_with("rejected_by_database iotflow/devices/bad/telemetry element 0: "), "{detail}");
+    let detail = texts(&sql, "SELECT reason || ' ' || topic || ' ' || detail FROM dead_letters")
+        .await
+        .remove(0);
+    assert!(
+        detail.starts_with("rejected_by_database iotflow/devices/bad/telemetry element 0: "),
+        "{detail}"
+    );
     assert!(detail.contains("poison") && detail.contains("23514"), "{detail}");
     let largest = service.series().await["iotflow_db_copy_rows_bucket{le=\"5000\"}"] < service.series().await["iotflow_db_copy_rows_count"];
     assert!(largest, "no batch was larger than 5,000 rows, so this tested little");
@@ -102,10 +117,22 @@ async fn many_poison_rows_take_no_good_one_along() {
     let servers = Servers::start().await;
     let service = Service::ready(servers.path(), &servers.environment()).await;
     let sql = servers.sql().await;
-    sql.batch_execute("ALTER TABLE telemetry ADD CONSTRAINT poison CHECK (NOT 666 = ANY (\"values\"))").await.expect("it can be added");
-    let elements: Vec<String> = (0..500).map(|index| format!("{{\"ts\":{},\"v\":{}}}", 1_790_000_000 + index, if index % 25 == 0 { 666 } else { 1 })).collect();
+    sql.batch_execute("ALTER TABLE telemetry ADD CONSTRAINT poison CHECK (NOT 666 = ANY (\"values\"))")
+        .await
+        .expect("it can be added");
+    let elements: Vec<String> = (0..500)
+        .map(|index| {
+            format!(
+                "{{\"ts\":{},\"v\":{}}}",
+                1_790_000_000 + index,
+                if index % 25 == 0 { 666 } else { 1 }
+            )
+        })
+        .collect();
     let mut publisher = Publisher::new(servers.mqtt_port);
-    publisher.publish("iotflow/devices/mixed/telemetry", format!("[{}]", elements.join(","))).await;
+    publisher
+        .publish("iotflow/devices/mixed/telemetry", format!("[{}]", elements.join(",")))
+        .await;
     until_number(&sql, "SELECT count(*) FROM readings WHERE device = 'mixed'", 480).await;
     until_number(&sql, "SELECT count(*) FROM dead_letters", 1).await;
     let detail = texts(&sql, "SELECT detail FROM dead_letters").await.remove(0);
@@ -125,7 +152,10 @@ async fn a_whole_batch_delivered_again_is_recognised() {
     // All is committed, no ack got through: the broker must deliver everything again.
     proxy.cut();
     proxy.stall(Direction::ToServer, false);
-    eventually("all duplicates are counted", async || (service.sum("iotflow_qos_duplicates_total").await >= 5_000.0).then_some(())).await;
+    eventually("all duplicates are counted", async || {
+        (service.sum("iotflow_qos_duplicates_total").await >= 5_000.0).then_some(())
+    })
+    .await;
     fleet.report().await.assert_exactly_once("5,000 delivered twice");
     let series = service.series().await;
     assert!(support::service::sum(&series, "iotflow_qos_redelivered_total") >= 5_000.0);
@@ -139,10 +169,18 @@ async fn the_answer_to_a_commit_may_get_lost() {
     // CopyDone and Sync: with these the server commits; the answer never gets back.
     let watcher = Arc::new(move |chunk: &[u8]| {
         let commits = chunk.ends_with(b"c\0\0\0\x04S\0\0\0\x04");
-        if commits && trigger.swap(false, Ordering::Relaxed) { Verdict::PassAndCut } else { Verdict::Pass }
+        if commits && trigger.swap(false, Ordering::Relaxed) {
+            Verdict::PassAndCut
+        } else {
+            Verdict::Pass
+        }
     });
     let proxy = Proxy::watching(servers.postgres_port, watcher).await;
-    let url = servers.postgres.url().reveal().replace(&format!(":{}/", servers.postgres_port), &format!(":{}/", proxy.port));
+    let url = servers
+        .postgres
+        .url()
+        .reveal()
+        .replace(&format!(":{}/", servers.postgres_port), &format!(":{}/", proxy.port));
     let service = Service::ready(servers.path(), &environment(servers.mqtt_port, &url)).await;
     let fleet = fleet(&servers, &["--duration", "6"]);
     for round in 1..=4 {
@@ -151,16 +189,29 @@ async fn the_answer_to_a_commit_may_get_lost() {
     }
     fleet.report().await.assert_exactly_once("four answers to commits lost");
     assert!(!armed.load(Ordering::Relaxed), "the last cut never came about");
-    assert!(service.sum("iotflow_qos_duplicates_total").await > 0.0, "no batch was stored twice, so this tested nothing");
+    assert!(
+        service.sum("iotflow_qos_duplicates_total").await > 0.0,
+        "no batch was stored twice, so this tested nothing"
+    );
 }
 
 #[tokio::test]
 async fn a_killed_replicas_slot_is_adopted() {
     let servers = Servers::start().await;
     let environment = with(servers.environment(), &[("INGEST_SLOTS", "2")]);
-    let (mut first, second) = tokio::join!(Service::ready(servers.path(), &environment), Service::ready(servers.path(), &environment));
+    let (mut first, second) = tokio::join!(
+        Service::ready(servers.path(), &environment),
+        Service::ready(servers.path(), &environment)
+    );
     eventually("each has a slot", async || {
-        let held = [first.series().await, second.series().await].map(|series| [0, 1].map(|slot| series.get(&format!("iotflow_mqtt_connected{{connection=\"slot-{slot}\"}}")).copied() == Some(1.0)));
+        let held = [first.series().await, second.series().await].map(|series| {
+            [0, 1].map(|slot| {
+                series
+                    .get(&format!("iotflow_mqtt_connected{{connection=\"slot-{slot}\"}}"))
+                    .copied()
+                    == Some(1.0)
+            })
+        });
         (held[0] != held[1] && held.iter().all(|slots| slots.iter().filter(|held| **held).count() == 1)).then_some(())
     })
     .await;
@@ -169,7 +220,15 @@ async fn a_killed_replicas_slot_is_adopted() {
     first.kill();
     eventually("the second has both", async || {
         let series = second.series().await;
-        [0, 1].iter().all(|slot| series.get(&format!("iotflow_mqtt_connected{{connection=\"slot-{slot}\"}}")).copied() == Some(1.0)).then_some(())
+        [0, 1]
+            .iter()
+            .all(|slot| {
+                series
+                    .get(&format!("iotflow_mqtt_connected{{connection=\"slot-{slot}\"}}"))
+                    .copied()
+                    == Some(1.0)
+            })
+            .then_some(())
     })
     .await;
     fleet.report().await.assert_exactly_once("two replicas, one killed");
@@ -193,13 +252,19 @@ async fn sigterm_in_full_flow_drains_and_nothing_committed_comes_again() {
         redelivered_and_stored += service.sum("iotflow_qos_duplicates_total").await;
     }
     fleet.report().await.assert_exactly_once("SIGTERM, twice");
-    assert!(redelivered_and_stored < 0.5, "{redelivered_and_stored} messages had been committed and were delivered again");
+    assert!(
+        redelivered_and_stored < 0.5,
+        "{redelivered_and_stored} messages had been committed and were delivered again"
+    );
 }
 
 #[tokio::test]
 async fn a_message_larger_than_the_limits_stops_nobody() {
     let servers = Servers::with_conf(|conf| conf.push_str("\nmessage_size_limit 0\n")).await;
-    let environment = with(servers.environment(), &[("INGEST_MAX_PAYLOAD_BYTES", "10000"), ("MQTT_MAX_PACKET_BYTES", "100000")]);
+    let environment = with(
+        servers.environment(),
+        &[("INGEST_MAX_PAYLOAD_BYTES", "10000"), ("MQTT_MAX_PACKET_BYTES", "100000")],
+    );
     let service = Service::ready(servers.path(), &environment).await;
     let sql = servers.sql().await;
     let mut publisher = Publisher::new(servers.mqtt_port);
@@ -210,9 +275,17 @@ async fn a_message_larger_than_the_limits_stops_nobody() {
     publisher.publish("iotflow/devices/huge/telemetry", payload(200_000)).await;
     publisher.publish("iotflow/devices/after/telemetry", payload(100)).await;
     until_number(&sql, "SELECT count(*) FROM telemetry", 2).await;
-    until_number(&sql, "SELECT count(*) FROM dead_letters WHERE reason = 'payload_too_large' AND octet_length(payload) > 20000", 1).await;
+    until_number(
+        &sql,
+        "SELECT count(*) FROM dead_letters WHERE reason = 'payload_too_large' AND octet_length(payload) > 20000",
+        1,
+    )
+    .await;
     let series = service.series().await;
-    assert!(support::service::sum(&series, "iotflow_mqtt_disconnects_total") < 0.5, "a large message broke a connection");
+    assert!(
+        support::service::sum(&series, "iotflow_mqtt_disconnects_total") < 0.5,
+        "a large message broke a connection"
+    );
     assert_eq!(number(&sql, "SELECT count(*) FROM dead_letters").await, 1);
 }
 
@@ -231,18 +304,34 @@ async fn acks_of_a_lost_session_are_never_sent() {
 
     let mut holder = support::servers::connect(postgres.url().reveal()).await;
     let lock = holder.transaction().await.expect("a transaction");
-    lock.batch_execute("LOCK TABLE telemetry IN ACCESS EXCLUSIVE MODE").await.expect("nobody else holds it");
+    lock.batch_execute("LOCK TABLE telemetry IN ACCESS EXCLUSIVE MODE")
+        .await
+        .expect("nobody else holds it");
     for packet in 1..=5 {
-        peer.deliver(packet, "iotflow/devices/d/telemetry", &format!("{{\"v\":1,\"ts\":{}}}", 1_790_000_000 + u32::from(packet))).await;
+        peer.deliver(
+            packet,
+            "iotflow/devices/d/telemetry",
+            &format!("{{\"v\":1,\"ts\":{}}}", 1_790_000_000 + u32::from(packet)),
+        )
+        .await;
     }
-    eventually("the five wait for their commit", async || (service.sum("iotflow_qos_in_flight").await > 4.5).then_some(())).await;
+    eventually("the five wait for their commit", async || {
+        (service.sum("iotflow_qos_in_flight").await > 4.5).then_some(())
+    })
+    .await;
     drop(peer);
 
     // The new session knows nothing of them, and may use their packet ids for others.
     let mut peer = broker.accept_subscriber("iotflow-ingest-0", false, &mut others).await;
     lock.rollback().await.expect("it is open");
-    eventually("the five are committed", async || (number(&holder, "SELECT count(*) FROM telemetry").await == 6).then_some(())).await;
-    eventually("their acks are fenced", async || (service.sum("iotflow_qos_fenced_acks_total").await > 4.5).then_some(())).await;
+    eventually("the five are committed", async || {
+        (number(&holder, "SELECT count(*) FROM telemetry").await == 6).then_some(())
+    })
+    .await;
+    eventually("their acks are fenced", async || {
+        (service.sum("iotflow_qos_fenced_acks_total").await > 4.5).then_some(())
+    })
+    .await;
     peer.deliver(9, "iotflow/devices/d/telemetry", r#"{"v":1,"ts":1790000100}"#).await;
     match peer.next().await {
         Some(Packet::PubAck(ack)) => assert_eq!(ack.pkid, 9, "an ack of the lost session was sent"),

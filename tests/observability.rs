@@ -15,14 +15,22 @@ use support::servers::Servers;
 use support::service::{Service, sum};
 
 fn families(page: &str) -> BTreeSet<String> {
-    page.lines().filter_map(|line| line.strip_prefix("# TYPE ")).filter_map(|rest| rest.split_whitespace().next()).map(str::to_owned).collect()
+    page.lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .filter_map(|rest| rest.split_whitespace().next())
+        .map(str::to_owned)
+        .collect()
 }
 
 #[tokio::test]
 async fn both_pages_please_promtool_and_share_no_series() {
     let servers = Servers::start().await;
     let service = Service::ready(servers.path(), &servers.environment()).await;
-    let fleet = Fleet::start(servers.mqtt_port, servers.postgres.url().reveal(), &["--messages", "500", "--rate", "1000", "--duration", "5"]);
+    let fleet = Fleet::start(
+        servers.mqtt_port,
+        servers.postgres.url().reveal(),
+        &["--messages", "500", "--rate", "1000", "--duration", "5"],
+    );
     fleet.report().await.assert_exactly_once("a short load");
     let mut all = Vec::new();
     for page in ["/metrics/qos", "/metrics"] {
@@ -35,14 +43,30 @@ async fn both_pages_please_promtool_and_share_no_series() {
             .stderr(Stdio::piped())
             .spawn()
             .expect("promtool is installed (apt-get install prometheus)");
-        promtool.stdin.take().expect("it is piped").write_all(text.as_bytes()).expect("it reads");
+        promtool
+            .stdin
+            .take()
+            .expect("it is piped")
+            .write_all(text.as_bytes())
+            .expect("it reads");
         let output = promtool.wait_with_output().expect("it ends");
-        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let said = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
         assert!(output.status.success() && said.is_empty(), "{page}: {said}");
         all.push(families(&text));
     }
-    assert!(all[0].is_disjoint(&all[1]), "{:?}", all[0].intersection(&all[1]).collect::<Vec<_>>());
-    let declared: BTreeSet<String> = iotflow::observe::metrics::FAMILIES.iter().map(|family| family.name.to_owned()).collect();
+    assert!(
+        all[0].is_disjoint(&all[1]),
+        "{:?}",
+        all[0].intersection(&all[1]).collect::<Vec<_>>()
+    );
+    let declared: BTreeSet<String> = iotflow::observe::metrics::FAMILIES
+        .iter()
+        .map(|family| family.name.to_owned())
+        .collect();
     let served: BTreeSet<String> = all.concat_sets();
     let missing: Vec<_> = declared.difference(&served).collect();
     assert!(missing.is_empty(), "declared and never served: {missing:?}");
@@ -64,13 +88,20 @@ impl ConcatSets for Vec<BTreeSet<String>> {
 async fn the_account_balances_at_every_scrape() {
     let servers = Servers::start().await;
     let service = Service::ready(servers.path(), &servers.environment()).await;
-    let fleet = Fleet::start(servers.mqtt_port, servers.postgres.url().reveal(), &["--rate", "3000", "--duration", "4"]);
+    let fleet = Fleet::start(
+        servers.mqtt_port,
+        servers.postgres.url().reveal(),
+        &["--rate", "3000", "--duration", "4"],
+    );
     let mut scrapes = 0;
     let mut in_flight_seen = false;
     loop {
         let series = service.series().await;
         let of = |name: &str| sum(&series, &format!("iotflow_qos_{name}"));
-        let settled: f64 = ["committed", "duplicates", "dead_lettered", "shed", "abandoned"].iter().map(|name| of(&format!("{name}_total"))).sum();
+        let settled: f64 = ["committed", "duplicates", "dead_lettered", "shed", "abandoned"]
+            .iter()
+            .map(|name| of(&format!("{name}_total")))
+            .sum();
         let difference = of("received_total") - settled - of("in_flight");
         assert!(difference.abs() < 0.5, "out of balance by {difference}");
         in_flight_seen |= of("in_flight") > 0.5;
@@ -79,9 +110,15 @@ async fn the_account_balances_at_every_scrape() {
             break;
         }
     }
-    assert!(scrapes > 10 && in_flight_seen, "{scrapes} scrapes, in flight seen: {in_flight_seen}: this tested little");
+    assert!(
+        scrapes > 10 && in_flight_seen,
+        "{scrapes} scrapes, in flight seen: {in_flight_seen}: this tested little"
+    );
     fleet.report().await.assert_exactly_once("a short load");
-    eventually("nothing is in flight", async || (service.sum("iotflow_qos_in_flight").await < 0.5).then_some(())).await;
+    eventually("nothing is in flight", async || {
+        (service.sum("iotflow_qos_in_flight").await < 0.5).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -114,11 +151,36 @@ async fn readiness_follows_the_broker_and_the_database() {
 
 #[tokio::test]
 async fn a_broker_that_caps_the_window_is_warned_of() {
-    let servers = Servers::with_conf(|conf| *conf = conf.replace("max_inflight_messages 0", "max_inflight_messages 20").replace("max_queued_messages 0", "max_queued_messages 50")).await;
+    let servers = Servers::with_conf(|conf| {
+        *conf = conf
+            .replace("max_inflight_messages 0", "max_inflight_messages 20")
+            .replace("max_queued_messages 0", "max_queued_messages 50")
+    })
+    .await;
     let service = Service::ready(servers.path(), &servers.environment()).await;
-    let fleet = Fleet::start(servers.mqtt_port, servers.postgres.url().reveal(), &["--rate", "4000", "--duration", "6", "--settle-seconds", "1"]);
-    eventually("the window's limit is reported", async || service.get("/readyz?verbose").await.1.contains("max_inflight_messages 0").then_some(())).await;
-    eventually("the dropped messages are reported", async || service.get("/readyz?verbose").await.1.contains("max_queued_messages 0").then_some(())).await;
+    let fleet = Fleet::start(
+        servers.mqtt_port,
+        servers.postgres.url().reveal(),
+        &["--rate", "4000", "--duration", "6", "--settle-seconds", "1"],
+    );
+    eventually("the window's limit is reported", async || {
+        service
+            .get("/readyz?verbose")
+            .await
+            .1
+            .contains("max_inflight_messages 0")
+            .then_some(())
+    })
+    .await;
+    eventually("the dropped messages are reported", async || {
+        service
+            .get("/readyz?verbose")
+            .await
+            .1
+            .contains("max_queued_messages 0")
+            .then_some(())
+    })
+    .await;
     assert!(service.sum("iotflow_broker_dropped_messages").await > 0.0);
     drop(fleet.report().await);
 }
@@ -129,14 +191,19 @@ async fn the_log_tells_neither_payloads_nor_secrets() {
     let environment = [servers.environment(), vec![("LOG_LEVEL".to_owned(), "trace".to_owned())]].concat();
     let mut service = Service::ready(servers.path(), &environment).await;
     let mut device = Publisher::new(servers.mqtt_port);
-    device.publish("iotflow/devices/d/telemetry", r#"{"canary":"payload-canary"}"#).await;
+    device
+        .publish("iotflow/devices/d/telemetry", r#"{"canary":"payload-canary"}"#)
+        .await;
     device.publish("iotflow/devices/d/telemetry", "payload-canary, not JSON").await;
     let sql = servers.sql().await;
     support::judge::until_number(&sql, "SELECT count(*) FROM dead_letters", 1).await;
     let (status, _) = service.terminate().await;
     assert!(status.success());
     let log = service.log();
-    assert!(log.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "a line is no JSON:\n{log}");
+    assert!(
+        log.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()),
+        "a line is no JSON:\n{log}"
+    );
     assert!(log.contains("subscribed"));
     for secret in ["payload-canary", support::servers::PASSWORD] {
         assert!(!log.contains(secret), "the log tells {secret:?}");

@@ -19,7 +19,10 @@ const DAY: i64 = 86_400_000_000;
 async fn migrated() -> (tempfile::TempDir, iotflow::stack::postgres::Postgres, Config) {
     let folder = folder();
     let (postgres, _) = start_postgres(folder.path()).await;
-    let config = Config { url: postgres.url(), ..Config::default() };
+    let config = Config {
+        url: postgres.url(),
+        ..Config::default()
+    };
     (folder, postgres, config)
 }
 
@@ -34,8 +37,25 @@ async fn replicas_that_start_together_migrate_once() {
     let sql = connect(postgres.url().reveal()).await;
     assert_eq!(Flavour::of_tables(&sql).await.expect("it can be read"), Flavour::Plain);
     assert_eq!(
-        texts(&sql, "SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'public' AND table_name !~ '_p[0-9]' ORDER BY 1").await,
-        ["dead_letters", "device_status", "devices", "events", "ingest_sessions", "latest", "metric_set_members", "metric_sets", "metrics", "readings", "refinery_schema_history", "telemetry"]
+        texts(
+            &sql,
+            "SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'public' AND table_name !~ '_p[0-9]' ORDER BY 1"
+        )
+        .await,
+        [
+            "dead_letters",
+            "device_status",
+            "devices",
+            "events",
+            "ingest_sessions",
+            "latest",
+            "metric_set_members",
+            "metric_sets",
+            "metrics",
+            "readings",
+            "refinery_schema_history",
+            "telemetry"
+        ]
     );
 }
 
@@ -47,7 +67,10 @@ async fn partitions_stand_two_ahead_and_are_made_on_demand_for_late_data() {
     let partitions = Partitions::new(Flavour::Plain, PartitionsConfig::default(), Counter::noop(), Counter::noop());
     let now = time::now();
     partitions.maintain(&mut sql, now).await.expect("they can be made");
-    assert_eq!(number(&sql, "SELECT count(*) FROM pg_inherits WHERE inhparent = 'telemetry'::regclass").await, 3);
+    assert_eq!(
+        number(&sql, "SELECT count(*) FROM pg_inherits WHERE inhparent = 'telemetry'::regclass").await,
+        3
+    );
     assert_eq!(partitions.first_missing(0, [now, now + DAY, now + 2 * DAY].into_iter()), None);
 
     let late = now - 400 * DAY;
@@ -55,9 +78,20 @@ async fn partitions_stand_two_ahead_and_are_made_on_demand_for_late_data() {
     partitions.ensure(&mut sql, 0, late).await.expect("it can be made");
     assert_eq!(partitions.first_missing(0, std::iter::once(late)), None);
     // Another replica knows nothing of it, and finds it.
-    let other = Partitions::new(Flavour::Plain, PartitionsConfig { days: 7, ..PartitionsConfig::default() }, Counter::noop(), Counter::noop());
+    let other = Partitions::new(
+        Flavour::Plain,
+        PartitionsConfig {
+            days: 7,
+            ..PartitionsConfig::default()
+        },
+        Counter::noop(),
+        Counter::noop(),
+    );
     other.ensure(&mut sql, 0, late).await.expect("it is there");
-    assert_eq!(number(&sql, "SELECT count(*) FROM pg_inherits WHERE inhparent = 'telemetry'::regclass").await, 4);
+    assert_eq!(
+        number(&sql, "SELECT count(*) FROM pg_inherits WHERE inhparent = 'telemetry'::regclass").await,
+        4
+    );
     // Wider ones fit between those that are there.
     for days in 1..20 {
         other.ensure(&mut sql, 0, now - days * DAY).await.expect("it can be made");
@@ -74,7 +108,10 @@ async fn a_partition_is_made_while_a_writer_is_at_work() {
     partitions.maintain(&mut sql, time::now()).await.expect("they can be made");
     let mut writer = connect(postgres.url().reveal()).await;
     let transaction = writer.transaction().await.expect("a transaction");
-    transaction.batch_execute("INSERT INTO telemetry VALUES (now(), 1, 1, '{1}', NULL)").await.expect("it takes the row");
+    transaction
+        .batch_execute("INSERT INTO telemetry VALUES (now(), 1, 1, '{1}', NULL)")
+        .await
+        .expect("it takes the row");
     let made = tokio::time::timeout(Duration::from_secs(10), partitions.ensure(&mut sql, 0, time::now() - 30 * DAY)).await;
     made.expect("it did not wait for the writer").expect("it can be made");
     transaction.commit().await.expect("nothing stood in its way");
@@ -85,17 +122,29 @@ async fn retention_drops_what_is_old_and_nothing_else() {
     let (_folder, postgres, config) = migrated().await;
     migrate(&config).await.expect("it migrates");
     let mut sql = connect(postgres.url().reveal()).await;
-    let kept = PartitionsConfig { retention: Duration::from_secs(10 * 86_400), ..PartitionsConfig::default() };
+    let kept = PartitionsConfig {
+        retention: Duration::from_secs(10 * 86_400),
+        ..PartitionsConfig::default()
+    };
     let partitions = Partitions::new(Flavour::Plain, kept, Counter::noop(), Counter::noop());
     let now = time::now();
     for days in [30, 12, 9] {
         partitions.ensure(&mut sql, 0, now - days * DAY).await.expect("it can be made");
         #[expect(clippy::cast_precision_loss, reason = "a time in seconds")]
-        sql.execute("INSERT INTO telemetry VALUES (to_timestamp($1), 1, 1, '{1}', NULL)", &[&((now - days * DAY) as f64 / 1e6)]).await.expect("it takes the row");
+        sql.execute(
+            "INSERT INTO telemetry VALUES (to_timestamp($1), 1, 1, '{1}', NULL)",
+            &[&((now - days * DAY) as f64 / 1e6)],
+        )
+        .await
+        .expect("it takes the row");
     }
     partitions.maintain(&mut sql, now).await.expect("it works");
     assert_eq!(number(&sql, "SELECT count(*) FROM telemetry").await, 1);
-    assert_eq!(partitions.first_missing(0, [now - 30 * DAY].into_iter()), Some(now - 30 * DAY), "what was dropped is forgotten");
+    assert_eq!(
+        partitions.first_missing(0, [now - 30 * DAY].into_iter()),
+        Some(now - 30 * DAY),
+        "what was dropped is forgotten"
+    );
 }
 
 #[tokio::test]

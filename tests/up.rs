@@ -8,7 +8,10 @@ use std::process::{Command, Output};
 use support::servers::folder;
 
 fn up(data: &Path, arguments: &[&str]) -> Output {
-    assert!(Path::new(env!("CARGO_BIN_EXE_iotflow")).with_file_name("iotflow-load").exists(), "iotflow-load is not built: run `cargo build --workspace`, or ./dev test");
+    assert!(
+        Path::new(env!("CARGO_BIN_EXE_iotflow")).with_file_name("iotflow-load").exists(),
+        "iotflow-load is not built: run `cargo build --workspace`, or ./dev test"
+    );
     Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_iotflow"), "up", "--data"])
         .arg(data)
@@ -21,7 +24,11 @@ fn up(data: &Path, arguments: &[&str]) -> Output {
 }
 
 fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 #[test]
@@ -31,14 +38,30 @@ fn it_ends_by_itself_with_an_account_that_balances_and_a_second_run_keeps_the_da
         let output = up(folder.path(), &["--for", "4s", "--rate", "500"]);
         let text = text(&output);
         assert!(output.status.success(), "round {round}: {}\n{text}", output.status);
-        for expected in ["published ", " = committed ", "lost 0, doubled 0, unexpected 0", "none is lost", "mosquitto_pub -t iotflow/devices/my-sensor/", "psql -h 127.0.0.1", "/metrics/qos"] {
+        for expected in [
+            "published ",
+            " = committed ",
+            "lost 0, doubled 0, unexpected 0",
+            "none is lost",
+            "mosquitto_pub -t iotflow/devices/my-sensor/",
+            "psql -h 127.0.0.1",
+            "/metrics/qos",
+        ] {
             assert!(text.contains(expected), "round {round}: {expected:?} is missing in\n{text}");
         }
     }
     assert!(folder.path().join("postgres/data/PG_VERSION").exists());
     let log = std::fs::read_to_string(folder.path().join("iotflow.log")).expect("it is written");
-    assert_eq!(log.matches("migrated").count(), 1, "the second run found the schema as it was:\n{log}");
-    assert_eq!(log.matches("resumed=true").count(), 2, "the second run resumed both sessions:\n{log}");
+    assert_eq!(
+        log.matches("migrated").count(),
+        1,
+        "the second run found the schema as it was:\n{log}"
+    );
+    assert_eq!(
+        log.matches("resumed=true").count(),
+        2,
+        "the second run resumed both sessions:\n{log}"
+    );
 }
 
 #[test]
@@ -46,5 +69,9 @@ fn a_command_line_that_makes_no_sense_is_refused() {
     let folder = folder();
     let output = up(folder.path(), &["--for", "soon"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output).contains("a time span such as 20s or 5m is expected"), "{}", text(&output));
+    assert!(
+        text(&output).contains("a time span such as 20s or 5m is expected"),
+        "{}",
+        text(&output)
+    );
 }

@@ -248,17 +248,24 @@ fn report(plan: &Plan, tallies: &[Tally], seconds: f64) -> Report {
         ack_latency: Quantiles::of(&histograms[0]),
         generator_lag: Quantiles::of(&histograms[1]),
         generator_bound: false,
-        // Readings gathered into one message reach back before the start; one device interval covers them.
+        // Readings gathered into one message reach back before the start, by one device interval at most.
         expected: Expected {
             sent,
             uncertain,
-            span: (
-                start - 1.1 - f64::from(scenario.devices) / scenario.fleet_rate().max(0.001),
-                start + seconds + 60.0,
-            ),
+            span: (start - reach_back(scenario), start + seconds + 60.0),
             late_ms: scenario.thresholds.late_ms,
         },
         verified: None,
         failures: Vec::new(),
+    }
+}
+
+fn reach_back(scenario: &Scenario) -> f64 {
+    match scenario.profile.readings() {
+        1 => 0.0,
+        readings if scenario.fleet_rate() > 0.0 => {
+            f64::from(scenario.devices) / scenario.fleet_rate() * f64::from(readings - 1) / f64::from(readings)
+        }
+        _ => 0.001,
     }
 }

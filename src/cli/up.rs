@@ -248,7 +248,12 @@ impl Plan {
 
     fn say_what_to_try(&self, config: &Config, stack: &Stack, app: &App) -> anyhow::Result<()> {
         let here = std::env::current_dir()?;
-        let data = self.data.strip_prefix(&here).unwrap_or(&self.data).display();
+        let data = match self.data.strip_prefix(&here) {
+            Ok(below) if below.as_os_str().is_empty() => Path::new("."),
+            Ok(below) => below,
+            Err(_) => &self.data,
+        }
+        .display();
         println!("\n  Try next, in another terminal:");
         if stack.broker.is_some() {
             println!(

@@ -282,7 +282,7 @@ mod tests {
             rows: [(0..37).collect(), (0..5).collect()],
             dead: vec![1, 2],
         }];
-        let (mut seen, mut dead) = ([Vec::new(), Vec::new()], Vec::new());
+        let (mut seen, mut dead) = ([Vec::<u32>::new(), Vec::new()], Vec::<u32>::new());
         while let Some(part) = parts.pop() {
             dead.extend(&part.dead);
             if part.len() > 1 {
@@ -293,7 +293,7 @@ mod tests {
                 seen[table].extend(rows);
             }
         }
-        seen.each_mut().map(|rows| rows.sort_unstable());
+        seen.iter_mut().for_each(|rows| rows.sort_unstable());
         assert_eq!(seen, [(0..37).collect::<Vec<u32>>(), (0..5).collect()]);
         assert_eq!(dead, [1, 2]);
     }

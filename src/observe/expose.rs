@@ -46,7 +46,9 @@ mod tests {
                 let value: f64 = value.parse().ok()?;
                 match series.split('{').next()?.strip_prefix(QOS_PREFIX)? {
                     "received_total" => Some(value),
-                    "committed_total" | "duplicates_total" | "dead_lettered_total" | "shed_total" | "abandoned_total" | "in_flight" => Some(-value),
+                    "committed_total" | "duplicates_total" | "dead_lettered_total" | "shed_total" | "abandoned_total" | "in_flight" => {
+                        Some(-value)
+                    }
                     _ => None,
                 }
             })
@@ -58,7 +60,7 @@ mod tests {
         let (metrics, accounting) = (Metrics::new(), Accounting::default());
         std::thread::scope(|scope| {
             let readers: Vec<_> = (0..4)
-                .map(|_| scope.spawn(|| (0..200).all(|_| unaccounted(&render(&metrics, &accounting, Page::Qos)) == 0.0)))
+                .map(|_| scope.spawn(|| (0..1_000).all(|_| unaccounted(&render(&metrics, &accounting, Page::Qos)) == 0.0)))
                 .collect();
             while readers.iter().any(|reader| !reader.is_finished()) {
                 accounting.book(|totals| totals.received[1] += 3);

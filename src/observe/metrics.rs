@@ -270,7 +270,6 @@ impl Metrics {
     }
 
     /// The depth and the capacity of the queue of `shard`.
-    #[must_use]
     pub fn queue(&self, shard: usize) -> [Gauge; 2] {
         [INGEST_QUEUE_DEPTH, INGEST_QUEUE_CAPACITY].map(|family| gauge(&self.recorder, family, &[("shard", &shard.to_string())]))
     }

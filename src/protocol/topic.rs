@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn each_refusal_has_its_reason() {
-        let reason = |topic: &str| tree().parse(topic.as_bytes()).map_err(|rejection| rejection.reason);
+        let reason = |topic: &'static str| tree().parse(topic.as_bytes()).map_err(|rejection| rejection.reason);
         assert_eq!(reason("iotflow/devices/a b/telemetry"), Err(Reason::BadDeviceId));
         assert_eq!(reason("iotflow/devices//telemetry"), Err(Reason::BadDeviceId));
         for unknown in [

@@ -29,12 +29,21 @@ impl FakeBroker {
     /// Takes the next connection and answers its CONNECT.
     pub async fn accept(&self, session_present: bool, properties: Option<ConnAckProperties>) -> Peer {
         let (stream, _) = self.listener.accept().await.expect("it listens");
-        let mut peer = Peer { stream, buffer: BytesMut::new(), client_id: String::new() };
+        let mut peer = Peer {
+            stream,
+            buffer: BytesMut::new(),
+            client_id: String::new(),
+        };
         match peer.next().await {
             Some(Packet::Connect(connect, _, _)) => peer.client_id = connect.client_id,
             other => panic!("{other:?} in place of a CONNECT"),
         }
-        peer.send(Packet::ConnAck(ConnAck { session_present, code: ConnectReturnCode::Success, properties })).await;
+        peer.send(Packet::ConnAck(ConnAck {
+            session_present,
+            code: ConnectReturnCode::Success,
+            properties,
+        }))
+        .await;
         peer
     }
 
@@ -71,7 +80,12 @@ impl Peer {
         match self.next().await {
             Some(Packet::Subscribe(subscribe)) => {
                 let return_codes = vec![SubscribeReasonCode::Success(QoS::AtLeastOnce); subscribe.filters.len()];
-                self.send(Packet::SubAck(SubAck { pkid: subscribe.pkid, return_codes, properties: None })).await;
+                self.send(Packet::SubAck(SubAck {
+                    pkid: subscribe.pkid,
+                    return_codes,
+                    properties: None,
+                }))
+                .await;
             }
             other => panic!("{other:?} in place of a SUBSCRIBE"),
         }

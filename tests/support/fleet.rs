@@ -21,7 +21,11 @@ pub struct Fleet {
 /// The simulator's program, beside ours.
 pub fn program() -> PathBuf {
     let program = Path::new(env!("CARGO_BIN_EXE_iotflow")).with_file_name("iotflow-load");
-    assert!(program.exists(), "{} is not built: run `cargo build --workspace`, or ./dev test", program.display());
+    assert!(
+        program.exists(),
+        "{} is not built: run `cargo build --workspace`, or ./dev test",
+        program.display()
+    );
     program
 }
 
@@ -36,7 +40,12 @@ impl Fleet {
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
             .arg(program)
-            .args(["run", "--report", "json", "--progress", "json", "--settle-seconds", "90", "--drain-seconds", "90"])
+            .args(["run", "--report", "json", "--progress", "json", "--drain-seconds", "90"])
+            .args(if arguments.contains(&"--settle-seconds") {
+                [].as_slice()
+            } else {
+                ["--settle-seconds", "90"].as_slice()
+            })
             .args(arguments)
             .env("MQTT_HOST", "127.0.0.1")
             .env("MQTT_PORT", mqtt_port.to_string())
@@ -50,7 +59,10 @@ impl Fleet {
             .spawn()
             .expect("setpriv (util-linux) can be started");
         let acked = Arc::new(AtomicU64::new(0));
-        let (counter, mut lines) = (Arc::clone(&acked), BufReader::new(child.stderr.take().expect("it is piped")).lines());
+        let (counter, mut lines) = (
+            Arc::clone(&acked),
+            BufReader::new(child.stderr.take().expect("it is piped")).lines(),
+        );
         tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
                 match serde_json::from_str::<Value>(&line) {
@@ -69,13 +81,22 @@ impl Fleet {
 
     /// Waits until so many messages are acked.
     pub async fn until_acked(&self, count: u64) {
-        eventually(&format!("the fleet has {count} messages acked"), async || (self.acked() >= count).then_some(())).await;
+        eventually(&format!("the fleet has {count} messages acked"), async || {
+            (self.acked() >= count).then_some(())
+        })
+        .await;
     }
 
     /// Waits for its report.
     pub async fn report(mut self) -> Report {
         let mut text = String::new();
-        self.child.stdout.take().expect("it is piped").read_to_string(&mut text).await.expect("it writes UTF-8");
+        self.child
+            .stdout
+            .take()
+            .expect("it is piped")
+            .read_to_string(&mut text)
+            .await
+            .expect("it writes UTF-8");
         let status = self.child.wait().await.expect("it is our child");
         let report = serde_json::from_str(text.trim()).unwrap_or_else(|error| panic!("no report ({status}): {error}: {text}"));
         Report(report)
@@ -84,7 +105,10 @@ impl Fleet {
 
 impl Report {
     pub fn number(&self, pointer: &str) -> u64 {
-        self.0.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("the report has no {pointer}: {}", self.0))
+        self.0
+            .pointer(pointer)
+            .and_then(Value::as_u64)
+            .unwrap_or_else(|| panic!("the report has no {pointer}: {}", self.0))
     }
 
     /// Lost, doubled and unexpected readings, and those that are there.

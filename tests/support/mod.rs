@@ -32,5 +32,7 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut condit
 
 /// Lets `span` pass: between two looks at a condition, or where time itself is the fault ("stopped for 10 s").
 pub async fn pause(span: Duration) {
-    tokio::time::timeout(span, std::future::pending::<()>()).await.expect_err("pending never ends");
+    tokio::time::timeout(span, std::future::pending::<()>())
+        .await
+        .expect_err("pending never ends");
 }

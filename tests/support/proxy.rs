@@ -60,12 +60,24 @@ impl Proxy {
                 if shared.refuse.load(Ordering::Relaxed) {
                     continue;
                 }
-                let Ok(server) = TcpStream::connect(("127.0.0.1", server_port)).await else { continue };
+                let Ok(server) = TcpStream::connect(("127.0.0.1", server_port)).await else {
+                    continue;
+                };
                 shared.connections.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(carry(client, server, Arc::clone(&shared), [up_stall.clone(), down_stall.clone()], Arc::clone(&watcher)));
+                tokio::spawn(carry(
+                    client,
+                    server,
+                    Arc::clone(&shared),
+                    [up_stall.clone(), down_stall.clone()],
+                    Arc::clone(&watcher),
+                ));
             }
         });
-        Self { port, controls, stalled: [up, down] }
+        Self {
+            port,
+            controls,
+            stalled: [up, down],
+        }
     }
 
     /// Cuts every connection there is.

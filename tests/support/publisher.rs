@@ -17,7 +17,10 @@ pub struct Publisher {
 impl Publisher {
     pub fn new(mqtt_port: u16) -> Self {
         let mut options = MqttOptions::new(format!("publisher-{:08x}", fastrand::u32(..)), "127.0.0.1", mqtt_port);
-        options.set_credentials(FLEET, PASSWORD).set_keep_alive(Duration::from_secs(60)).set_max_packet_size(Some(64 * 1024 * 1024));
+        options
+            .set_credentials(FLEET, PASSWORD)
+            .set_keep_alive(Duration::from_secs(60))
+            .set_max_packet_size(Some(64 * 1024 * 1024));
         let (client, events) = AsyncClient::new(options, 100);
         Self { client, events }
     }
@@ -28,7 +31,10 @@ impl Publisher {
     }
 
     pub async fn send(&mut self, topic: &str, payload: impl Into<Vec<u8>>, qos: QoS, retain: bool) -> PubAckReason {
-        self.client.publish(topic, qos, retain, payload.into()).await.expect("there is room for one request");
+        self.client
+            .publish(topic, qos, retain, payload.into())
+            .await
+            .expect("there is room for one request");
         loop {
             match self.events.poll().await.expect("the broker is there") {
                 Event::Incoming(Packet::PubAck(ack)) => return ack.reason,

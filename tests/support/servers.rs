@@ -67,7 +67,13 @@ impl Servers {
             port: mqtt_port,
         };
         let broker = Mosquitto::start(settings).await.unwrap_or_else(|error| panic!("{error}"));
-        Self { postgres, broker, mqtt_port, postgres_port, folder }
+        Self {
+            postgres,
+            broker,
+            mqtt_port,
+            postgres_port,
+            folder,
+        }
     }
 
     /// A connection to the database, straight.
@@ -141,7 +147,11 @@ fn sweep() {
         let pid = name.split('-').next()?;
         (!Path::new("/proc").join(pid).exists()).then_some(())
     };
-    let entries = std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten().map(|entry| entry.path());
+    let entries = std::fs::read_dir(std::env::temp_dir())
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
     for path in entries.filter(|path| stale(path).is_some()) {
         // Somebody else may be sweeping too.
         drop(std::fs::remove_dir_all(path));

@@ -37,7 +37,11 @@ impl Service {
             .stderr(File::create(&log).expect("the folder is ours"))
             .spawn()
             .expect("setpriv (util-linux) can be started");
-        let mut service = Self { child, log, address: String::new() };
+        let mut service = Self {
+            child,
+            log,
+            address: String::new(),
+        };
         service.address = service.listening().await;
         service
     }
@@ -60,13 +64,20 @@ impl Service {
                 return address;
             }
             let ended = self.child.try_wait().expect("it is our child");
-            assert!(ended.is_none() && Instant::now() < deadline, "the service does not come up ({ended:?}):\n{}", self.log());
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "the service does not come up ({ended:?}):\n{}",
+                self.log()
+            );
             pause(Duration::from_millis(10)).await;
         }
     }
 
     pub async fn until_ready(&self) {
-        eventually(&format!("the service is ready; its log:\n{}", self.log()), async || (self.get("/readyz").await.0 == 200).then_some(())).await;
+        eventually(&format!("the service is ready; its log:\n{}", self.log()), async || {
+            (self.get("/readyz").await.0 == 200).then_some(())
+        })
+        .await;
     }
 
     pub fn log(&self) -> String {
@@ -104,14 +115,19 @@ impl Service {
     pub async fn get(&self, path: &str) -> (u16, String) {
         let answer = async {
             let mut stream = TcpStream::connect(&self.address).await?;
-            stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: test\r\n\r\n").as_bytes()).await?;
+            stream
+                .write_all(format!("GET {path} HTTP/1.0\r\nHost: test\r\n\r\n").as_bytes())
+                .await?;
             let mut text = String::new();
             stream.read_to_string(&mut text).await?;
             std::io::Result::Ok(text)
         };
         let Ok(text) = answer.await else { return (0, String::new()) };
         let status = text.split_whitespace().nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-        (status, text.split_once("\r\n\r\n").map_or_else(String::new, |(_, body)| body.to_owned()))
+        (
+            status,
+            text.split_once("\r\n\r\n").map_or_else(String::new, |(_, body)| body.to_owned()),
+        )
     }
 
     /// Both pages, as series with their values.
@@ -135,7 +151,11 @@ impl Service {
 
 /// The sum of all series of a family.
 pub fn sum(series: &BTreeMap<String, f64>, family: &str) -> f64 {
-    series.iter().filter(|(name, _)| *name == family || name.strip_prefix(family).is_some_and(|rest| rest.starts_with('{'))).map(|(_, value)| value).sum()
+    series
+        .iter()
+        .filter(|(name, _)| *name == family || name.strip_prefix(family).is_some_and(|rest| rest.starts_with('{')))
+        .map(|(_, value)| value)
+        .sum()
 }
 
 impl Drop for Service {
@@ -143,7 +163,10 @@ impl Drop for Service {
         if std::thread::panicking() {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
-            eprintln!("--- the service's last words:\n{}", lines[lines.len().saturating_sub(25)..].join("\n"));
+            eprintln!(
+                "--- the service's last words:\n{}",
+                lines[lines.len().saturating_sub(25)..].join("\n")
+            );
         }
         // It may have ended already.
         drop(self.child.kill());
