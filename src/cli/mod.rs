@@ -8,7 +8,6 @@ use clap::{Arg, ArgMatches, Command};
 
 use crate::config::{Config, ConfigError, VARIABLES, Variable, environment};
 
-mod display;
 mod health;
 mod migrate;
 mod serve;

@@ -20,6 +20,8 @@ pub mod sessions;
 
 pub mod subscribe;
 
+mod limits;
+
 pub mod ledger;
 
 pub mod queue;

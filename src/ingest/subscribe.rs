@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnAckProperties, Filter, Packet, Publish, RetainForwardRule, SubscribeReasonCode};
+use rumqttc::v5::mqttbytes::v5::{ConnAck, Filter, Packet, Publish, RetainForwardRule, SubscribeReasonCode};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,7 @@ use crate::observe::metrics::{ConnectionMetrics, Metrics};
 use crate::protocol::time;
 
 use super::ledger::{Window, WindowExceeded};
+use super::limits::{self, Peaks};
 use super::pipeline::Inlet;
 use super::queue::{Delivery, Held};
 
@@ -204,6 +205,7 @@ impl Subscriber {
             heard: Instant::now(),
             stopping: false,
             peaks: Peaks::default(),
+            burst: Vec::new(),
         };
         self.serve(connection, live, metrics).await
     }
@@ -213,6 +215,8 @@ impl Subscriber {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut paused = false;
         let mut lease = self.lease.clone();
+        // What a resumed session sent along with its CONNACK.
+        self.take_packets(&mut connection, &mut live, metrics)?;
         loop {
             if live.stopping && live.window.unacked() == 0 {
                 connection.disconnect(false).await?;
@@ -250,34 +254,24 @@ impl Subscriber {
     /// Everything that was read at once: one look at the clock, one entry in the account, one wake-up a shard.
     fn take_packets(&self, connection: &mut Connection, live: &mut Live, metrics: &ConnectionMetrics) -> Result<(), Broken> {
         let (received, received_at) = (Instant::now(), time::now());
-        let (mut count, mut redelivered, mut shed): (ByQos, ByQos, ByQos) = Default::default();
+        let (mut count, mut redelivered): (ByQos, ByQos) = Default::default();
         let mut held = 0;
-        let mut first_error = None;
-        loop {
+        let outcome = loop {
             let packet = match connection.next_packet() {
                 Ok(Some(packet)) => packet,
-                Ok(None) => break,
-                Err(error) => {
-                    first_error = Some(error.into());
-                    break;
-                }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error.into()),
             };
             match packet {
                 Packet::Publish(publish) if publish.topic.starts_with(b"$SYS/") => self.note_dropped(&publish),
                 Packet::Publish(publish) => {
-                    let qos = usize::from(publish.qos != QoS::AtMostOnce);
-                    let ticket = match qos {
-                        0 => None,
+                    let ticket = match publish.qos {
+                        QoS::AtMostOnce => None,
                         _ => match live.window.open(publish.pkid, received) {
                             Ok(ticket) => Some(ticket),
-                            Err(error) => {
-                                first_error = Some(error.into());
-                                break;
-                            }
+                            Err(error) => break Err(error.into()),
                         },
                     };
-                    count[qos] += 1;
-                    redelivered[qos] += u64::from(publish.dup);
                     let delivery = Delivery {
                         topic: publish.topic,
                         payload: publish.payload,
@@ -285,36 +279,50 @@ impl Subscriber {
                         received,
                         ticket,
                     };
-                    let bytes = delivery.held_bytes();
-                    match self.offer(delivery) {
-                        Ok(()) => held += bytes,
-                        // Only QoS 0 is ever refused; a QoS 1 refused would be a bug, which its ticket reports.
-                        Err(refused) => shed[refused.qos()] += 1,
-                    }
+                    count[delivery.qos()] += 1;
+                    redelivered[delivery.qos()] += u64::from(publish.dup);
+                    held += delivery.held_bytes();
+                    live.burst.push(delivery);
                 }
                 other => {
                     if let Err(broken) = self.take_answer(&other, live, metrics) {
-                        first_error = Some(broken);
-                        break;
+                        break Err(broken);
                     }
                 }
             }
-        }
-        if count != [0, 0] {
+        };
+        if !live.burst.is_empty() {
             live.heard = received;
+            // Booked before anybody can settle them, so that the account never owes.
             self.held.add(held);
             self.accounting.book(|totals| {
                 for qos in 0..2 {
                     totals.received[qos] += count[qos];
                     totals.redelivered[qos] += redelivered[qos];
-                    totals.shed[qos] += shed[qos];
                 }
             });
-            if let Outlet::Telemetry(inlet) = &self.outlet {
-                inlet.wake();
+            self.hand_over(&mut live.burst);
+        }
+        outcome
+    }
+
+    /// Passes a burst on, and wakes who waits for it.
+    fn hand_over(&self, burst: &mut Vec<Delivery>) {
+        let (mut shed, mut released): (ByQos, usize) = Default::default();
+        for delivery in burst.drain(..) {
+            // Only QoS 0 is ever refused; a QoS 1 refused would be a bug, which its ticket reports.
+            if let Err(refused) = self.offer(delivery) {
+                shed[refused.qos()] += 1;
+                released += refused.held_bytes();
             }
         }
-        first_error.map_or(Ok(()), Err)
+        if let Outlet::Telemetry(inlet) = &self.outlet {
+            inlet.wake();
+        }
+        if shed != [0, 0] {
+            self.held.subtract(released);
+            self.accounting.book(|totals| (0..2).for_each(|qos| totals.shed[qos] += shed[qos]));
+        }
     }
 
     fn offer(&self, delivery: Delivery) -> Result<(), Delivery> {
@@ -445,7 +453,7 @@ impl Subscriber {
         if properties.wildcard_subscription_available == Some(0) {
             return Err(Broken::NoWildcards);
         }
-        for warning in limits(properties, &self.mqtt) {
+        for warning in limits::announced(properties, &self.mqtt) {
             self.warn(&warning);
         }
         Ok(())
@@ -487,43 +495,8 @@ struct Live {
     heard: Instant,
     stopping: bool,
     peaks: Peaks,
-}
-
-/// How many deliveries were under way at each of the last acks. The same number every time, and not a small one, is a
-/// limit of the broker's and no coincidence.
-#[derive(Debug, Default)]
-struct Peaks {
-    last: usize,
-    repeats: usize,
-}
-
-impl Peaks {
-    const TELLING: usize = 8;
-    const TIMES: usize = 32;
-
-    fn note(&mut self, unacked: usize) -> bool {
-        self.repeats = if unacked == self.last { self.repeats + 1 } else { 0 };
-        self.last = unacked;
-        unacked >= Self::TELLING && self.repeats == Self::TIMES
-    }
-}
-
-/// What the broker announced that caps the rate or may lose data.
-fn limits(properties: &ConnAckProperties, mqtt: &MqttConfig) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if let Some(seconds) = properties
-        .session_expiry_interval
-        .filter(|seconds| u64::from(*seconds) < mqtt.session_expiry.as_secs())
-    {
-        warnings.push(format!(
-            "the broker keeps a session for {seconds} s only, not for {} s: what is published while we are away longer is lost",
-            mqtt.session_expiry.as_secs()
-        ));
-    }
-    if properties.max_qos == Some(0) {
-        warnings.push("the broker takes no QoS above 0 (Maximum QoS)".to_owned());
-    }
-    warnings
+    /// What one read brought; empty between two.
+    burst: Vec<Delivery>,
 }
 
 /// At QoS 1: a QoS 2 publish then comes at QoS 1, and the row's key makes it exactly-once. Retained messages come once,
