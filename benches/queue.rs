@@ -42,8 +42,8 @@ fn hand_off(criterion: &mut Criterion) {
 
         let case = BenchmarkId::from_parameter(format_args!("QoS {qos}, bursts of {BURST}"));
         thread::scope(|scope| {
-            let (empties, inbox) = channel();
-            let (outbox, fulls) = channel();
+            let (empties, inbox) = sync_channel(2);
+            let (outbox, fulls) = sync_channel(2);
             let queue = &queue;
             scope.spawn(move || consume(queue, &sleeper, inbox, &outbox));
             // The same deliveries go round and round between two buffers, so nothing is built or dropped meanwhile.

@@ -119,11 +119,12 @@ impl Scenario {
             bail!("qos is {}; 0, 1 or 2 is expected", self.qos);
         }
         let rate = self.fleet_rate();
-        if !rate.is_finite()
-            || rate < 0.0
-            || !(self.duration_seconds > 0.0 && self.duration_seconds < 1e7)
-            || !(self.ramp_seconds >= 0.0 && self.ramp_seconds <= self.duration_seconds)
-        {
+        let playable = rate.is_finite()
+            && rate >= 0.0
+            && self.duration_seconds > 0.0
+            && self.duration_seconds < 1e7
+            && (0.0..=self.duration_seconds).contains(&self.ramp_seconds);
+        if !playable {
             bail!("rate, duration_seconds and ramp_seconds must be positive numbers, and the ramp no longer than the duration");
         }
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | ':' | '-');
