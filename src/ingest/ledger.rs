@@ -20,11 +20,6 @@ use tokio::sync::Notify;
 const OPEN: u8 = 0;
 const DONE: u8 = 1;
 
-/// More deliveries came unacked than the Receive Maximum allows.
-#[derive(Debug, thiserror::Error)]
-#[error("the broker has more than {0} deliveries under way, which is the Receive Maximum it was told")]
-pub struct WindowExceeded(u16);
-
 #[derive(Debug)]
 struct Shared {
     entries: Box<[AtomicU8]>,
@@ -78,24 +73,29 @@ impl Window {
         }
     }
 
+    /// Whether every place is taken: nothing more is to be read until acks have left. A broker that keeps to the Receive
+    /// Maximum has nothing more to send then, but not all do (Mosquitto 2.0.11 does not, once a session was resumed).
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.unacked() >= usize::from(self.receive_maximum)
+    }
+
     /// Opens an entry for the delivery with this packet id.
     ///
-    /// # Errors
-    /// [`WindowExceeded`] when the broker does not keep to the Receive Maximum.
-    pub fn open(&mut self, packet_id: u16, received: Instant) -> Result<Ticket, WindowExceeded> {
-        if self.unacked() >= usize::from(self.receive_maximum) {
-            return Err(WindowExceeded(self.receive_maximum));
-        }
+    /// # Panics
+    /// When the window is full: whoever reads asks first.
+    pub fn open(&mut self, packet_id: u16, received: Instant) -> Ticket {
+        assert!(!self.is_full(), "a full window was asked to take one more");
         let entry = self.index(self.tail);
         self.shared.entries[entry].store(OPEN, Ordering::Relaxed);
         self.packets[entry] = (packet_id, received);
         self.tail += 1;
         let entry = u32::try_from(entry).expect("a window has at most 65,536 entries");
-        Ok(Ticket {
+        Ticket {
             shared: Arc::clone(&self.shared),
             entry,
             spent: false,
-        })
+        }
     }
 
     /// Takes the oldest entry if it is done: the packet id to ack now, and when it was received.
@@ -205,7 +205,7 @@ mod tests {
             for choice in order {
                 if open.len() < 7 && window.unacked() < 7 && choice.index(2) == 0 {
                     sent += 1;
-                    open.push((sent, window.open(sent, Instant::now()).expect("below the maximum")));
+                    open.push((sent, window.open(sent, Instant::now())));
                 } else if !open.is_empty() {
                     let (_, ticket) = open.swap_remove(choice.index(open.len()));
                     settle(std::iter::once(ticket));
@@ -220,16 +220,20 @@ mod tests {
     }
 
     #[test]
-    fn a_broker_beyond_the_receive_maximum_is_refused() {
+    fn a_full_window_says_so() {
         let mut window = window(2);
-        let _held: Vec<_> = (1..=2).map(|packet| window.open(packet, Instant::now()).expect("within")).collect();
-        assert!(window.open(3, Instant::now()).is_err());
+        let first = window.open(1, Instant::now());
+        assert!(!window.is_full());
+        let _second = window.open(2, Instant::now());
+        assert!(window.is_full());
+        settle(std::iter::once(first));
+        assert!(window.next_done().is_some() && !window.is_full());
     }
 
     #[test]
     fn a_ticket_dropped_unspent_is_noticed() {
         let mut window = window(2);
-        drop(window.open(1, Instant::now()).expect("within"));
+        drop(window.open(1, Instant::now()));
         assert!(window.is_abandoned());
         assert_eq!(window.next_done(), None, "what nobody took care of is never acked");
     }
@@ -239,7 +243,7 @@ mod tests {
         let metrics = crate::observe::metrics::Metrics::new();
         let accounting = crate::observe::accounting::Accounting::default();
         let mut window = Window::new(2, metrics.connection("slot-0").fenced);
-        let ticket = window.open(1, Instant::now()).expect("within");
+        let ticket = window.open(1, Instant::now());
         drop(window);
         settle(std::iter::once(ticket));
         let page = crate::observe::expose::render(&metrics, &accounting, crate::observe::expose::Page::Qos);
@@ -252,7 +256,7 @@ mod tests {
     #[tokio::test]
     async fn settling_wakes_the_owner() {
         let mut window = window(2);
-        let ticket = window.open(9, Instant::now()).expect("within");
+        let ticket = window.open(9, Instant::now());
         let settled = std::thread::spawn(move || settle(std::iter::once(ticket)));
         window.changed().await;
         settled.join().expect("no panic");

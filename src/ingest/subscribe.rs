@@ -26,7 +26,7 @@ use crate::observe::accounting::{Accounting, ByQos};
 use crate::observe::metrics::{ConnectionMetrics, Metrics};
 use crate::protocol::time;
 
-use super::ledger::{Window, WindowExceeded};
+use super::ledger::Window;
 use super::limits::{self, Peaks};
 use super::pipeline::Inlet;
 use super::queue::{Delivery, Held};
@@ -103,8 +103,6 @@ enum End {
 enum Broken {
     #[error(transparent)]
     Connection(#[from] ConnectionError),
-    #[error(transparent)]
-    Window(#[from] WindowExceeded),
     #[error("a delivery was dropped without a verdict; the broker is asked to deliver again")]
     Abandoned,
     #[error("the broker does not answer a subscription")]
@@ -215,8 +213,6 @@ impl Subscriber {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut paused = false;
         let mut lease = self.lease.clone();
-        // What a resumed session sent along with its CONNACK.
-        self.take_packets(&mut connection, &mut live, metrics)?;
         loop {
             if live.stopping && live.window.unacked() == 0 {
                 connection.disconnect(false).await?;
@@ -226,7 +222,11 @@ impl Subscriber {
                 paused = !paused;
                 self.metrics.pauses.increment(u64::from(paused));
             }
-            let reading = !live.stopping && !paused;
+            if !live.stopping && !paused {
+                // What came with the CONNACK, what was read since, and what had to wait for a place in the window.
+                self.take_packets(&mut connection, &mut live, metrics)?;
+            }
+            let reading = !live.stopping && !paused && !live.window.is_full();
             tokio::select! {
                 biased;
                 () = live.window.changed() => {
@@ -237,10 +237,7 @@ impl Subscriber {
                 }
                 () = self.stop.cancelled(), if !live.stopping => live.stopping = true,
                 () = wait_for(&mut lease, Lease::Elsewhere) => return Ok(End::LeaseLost),
-                turned = connection.turn(reading) => {
-                    turned?;
-                    self.take_packets(&mut connection, &mut live, metrics)?;
-                }
+                turned = connection.turn(reading) => turned?,
                 _ = tick.tick() => {
                     if self.look_after(&live, metrics)? {
                         connection.disconnect(true).await?;
@@ -257,6 +254,14 @@ impl Subscriber {
         let (mut count, mut redelivered): (ByQos, ByQos) = Default::default();
         let mut held = 0;
         let outcome = loop {
+            if live.window.is_full() {
+                if connection.has_unread() {
+                    self.warn(
+                        "the broker has more deliveries under way than the Receive Maximum it was told; what is too much waits unread",
+                    );
+                }
+                break Ok(());
+            }
             let packet = match connection.next_packet() {
                 Ok(Some(packet)) => packet,
                 Ok(None) => break Ok(()),
@@ -267,10 +272,7 @@ impl Subscriber {
                 Packet::Publish(publish) => {
                     let ticket = match publish.qos {
                         QoS::AtMostOnce => None,
-                        _ => match live.window.open(publish.pkid, received) {
-                            Ok(ticket) => Some(ticket),
-                            Err(error) => break Err(error.into()),
-                        },
+                        _ => Some(live.window.open(publish.pkid, received)),
                     };
                     let delivery = Delivery {
                         topic: publish.topic,
@@ -413,7 +415,8 @@ impl Subscriber {
         metrics.window_use.set(unacked as f64 / f64::from(self.mqtt.receive_maximum));
         metrics.oldest_unacked.set(oldest.as_secs_f64());
         if live.answered.is_none() {
-            return if live.opened.elapsed() > ANSWER_WITHIN {
+            // With a full window the answer may stand behind deliveries that wait for a place.
+            return if live.opened.elapsed() > ANSWER_WITHIN && !live.window.is_full() {
                 Err(Broken::NoAnswer)
             } else {
                 Ok(false)

@@ -169,6 +169,12 @@ impl Connection {
         }
     }
 
+    /// Whether bytes were read that are not taken apart yet.
+    #[must_use]
+    pub fn has_unread(&self) -> bool {
+        !self.incoming.is_empty()
+    }
+
     /// Subscribes; the SUBACK comes as a packet with the id returned.
     ///
     /// # Errors
