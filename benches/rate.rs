@@ -10,6 +10,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use rumqttc::v5::mqttbytes::v5::Packet;
+use rumqttc::v5::{AsyncClient, Event, MqttOptions};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
@@ -106,6 +108,21 @@ async fn publish(servers: &Servers, qos: u8, messages: u64, prefix: &str) {
     assert_eq!(report.number("/sent").to_string(), messages);
 }
 
+/// Ends the service's sessions, which would else gather what is published for the null subscriber.
+async fn forget_sessions(servers: &Servers) {
+    for client_id in ["iotflow-ingest-0", "iotflow-ingest-status"] {
+        let mut options = MqttOptions::new(client_id, "127.0.0.1", servers.mqtt_port);
+        options.set_credentials(SERVICE, PASSWORD).set_clean_start(true);
+        let (client, mut events) = AsyncClient::new(options, 10);
+        while !matches!(
+            events.poll().await.expect("the broker is there"),
+            Event::Incoming(Packet::ConnAck(_))
+        ) {}
+        client.disconnect().await.expect("there is room for one request");
+        while events.poll().await.is_ok() {}
+    }
+}
+
 async fn measure_null(servers: &Servers, qos: u8, messages: u64) -> Figures {
     let mut sink = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "--"])
@@ -172,6 +189,7 @@ async fn measure_service(servers: &Servers, qos: u8, messages: u64, prefix: &str
     }
     let (status, _) = service.terminate().await;
     assert!(status.success());
+    forget_sessions(servers).await;
     let [broker, subscriber, postgres] = used.map(|seconds| seconds / committed * 1e6);
     let rows_per_copy = sum(&series, "iotflow_db_copy_rows_sum") / sum(&series, "iotflow_db_copy_rows_count");
     Figures {
