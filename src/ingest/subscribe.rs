@@ -135,6 +135,7 @@ impl Subscriber {
             metrics.oldest_unacked.set(0.0);
             match end {
                 Ok(End::Stopped | End::Retired) => {
+                    metrics.leased.set(0.0);
                     self.latch.ready("ended");
                     return;
                 }

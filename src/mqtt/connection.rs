@@ -16,7 +16,7 @@ use rumqttc::v5::mqttbytes::v5::{
     ConnAck, Connect, ConnectProperties, ConnectReturnCode, Disconnect, DisconnectProperties, DisconnectReasonCode, Filter, Login, Packet,
     PingReq, Subscribe, Unsubscribe,
 };
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::io::poll_read_buf;
@@ -26,6 +26,9 @@ use super::tls::{self, TlsError};
 
 /// Bytes asked of the socket at once: about 500 of the usual messages.
 const READ_CHUNK_BYTES: usize = 64 * 1024;
+
+/// Most time for the broker to close its side after our DISCONNECT.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Why a connection did not come about, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -225,7 +228,21 @@ impl Connection {
             });
         }
         self.send(&Packet::Disconnect(disconnect))?;
-        self.flush().await
+        self.flush().await?;
+        // Closing a socket that holds unread bytes resets the connection, and the reset can overtake our last acks: so what
+        // still comes is read, and thrown away, until the broker has closed its side.
+        let linger = async {
+            self.stream.shutdown().await?;
+            loop {
+                self.incoming.clear();
+                if self.stream.read_buf(&mut self.incoming).await? == 0 {
+                    return io::Result::Ok(());
+                }
+            }
+        };
+        // All that matters was sent; a broker that does not close, or resets, changes nothing any more.
+        drop(timeout(LINGER, linger).await);
+        Ok(())
     }
 
     fn send(&mut self, packet: &Packet) -> Result<(), ConnectionError> {
