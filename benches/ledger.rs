@@ -14,7 +14,7 @@ fn open_settle_ack(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("ledger/open_settle_ack");
     group.throughput(Throughput::Elements(u64::from(BURST)));
     for (name, shards) in [("in order", 1), ("two shards interleaved", 2)] {
-        let mut window = Window::new(u16::MAX, Counter::noop());
+        let mut window = Window::new(u16::MAX, Counter::noop(), Default::default());
         let mut tickets: Vec<Vec<Ticket>> = (0..shards).map(|_| Vec::with_capacity(usize::from(BURST))).collect();
         let case = BenchmarkId::from_parameter(format_args!("{name}, bursts of {BURST}"));
         group.bench_function(case, |bencher| {

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,8 +27,8 @@ fn hand_off(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(ROUND as u64));
     for qos in 0..=1 {
         // Tickets make QoS 1. Nobody spends them: the connection they would close is not there.
-        let mut window = Window::new(u16::MAX, Counter::noop());
-        let mut ticket = |packet_id| window.open(packet_id, received).expect("below the Receive Maximum");
+        let mut window = Window::new(u16::MAX, Counter::noop(), Default::default());
+        let mut ticket = |packet_id| window.open(packet_id, received);
         let deliveries: Vec<Delivery> = (1..)
             .zip(publishes.iter().cycle())
             .take(ROUND)
@@ -78,7 +78,7 @@ fn produce(queue: &ShardQueue, deliveries: &mut Vec<Delivery>) {
 }
 
 /// Fills each buffer of `empties` with a round and reports it full.
-fn consume(queue: &ShardQueue, sleeper: &Sleeper, empties: Receiver<Vec<Delivery>>, full: &Sender<Vec<Delivery>>) {
+fn consume(queue: &ShardQueue, sleeper: &Sleeper, empties: Receiver<Vec<Delivery>>, full: &SyncSender<Vec<Delivery>>) {
     for mut taken in empties {
         while taken.len() < ROUND {
             queue.sleep(sleeper, None);

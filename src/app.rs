@@ -209,7 +209,8 @@ impl App {
             state,
         };
         // Kept until the session has taken its leave, and not counted among what must end first.
-        tokio::spawn(seeker.run(self.leases.clone()));
+        let lease_end = self.leases.child_token();
+        tokio::spawn(seeker.run(lease_end.clone()));
         let retiring = matches!(session.purpose, Purpose::Retire(_));
         let subscriber = Subscriber {
             name: session.name.clone(),
@@ -223,6 +224,7 @@ impl App {
             metrics: Arc::clone(&self.metrics),
             held: Arc::clone(&store.held),
             stop: self.tasks.stop_token(),
+            residue: Default::default(),
         };
         let store = store.clone();
         let stop = self.tasks.stop_token();
@@ -234,6 +236,7 @@ impl App {
             if retiring && !stop.is_cancelled() && let Err(error) = sessions::forget(&store.pool, &session).await {
                 warn!(%error, client_id = session.client_id, "the ended session could not be struck off the record");
             }
+            lease_end.cancel();
         });
     }
 

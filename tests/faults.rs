@@ -97,7 +97,7 @@ async fn one_poison_row_among_ten_thousand_is_cut_out() {
     publisher
         .publish("iotflow/devices/bad/telemetry", r#"{"poison":666,"seq":1}"#)
         .await;
-    let service = Service::ready(servers.path(), &servers.environment()).await;
+    let service = Service::ready(servers.path(), &with(servers.environment(), &[("INGEST_LINGER", "5s")])).await;
     fleet.report().await.assert_exactly_once("one poison row among 10,000");
     until_number(&sql, "SELECT count(*) FROM dead_letters", 1).await;
     let detail = texts(&sql, "SELECT reason || ' ' || topic || ' ' || detail FROM dead_letters")

@@ -45,7 +45,9 @@ impl Fault {
             "08" if line.is_some() => Self::Row { line },
             "08" | "40" | "53" | "57" | "58" => Self::Transient,
             "25" | "55" => Self::Transient,
-            "28" | "3D" | "3F" | "42" | "0A" => Self::Operator,
+            "28" | "3D" | "3F" | "42" | "0A" | "F0" => Self::Operator,
+            // Corrupt data or index: no row's fault. XX000 with a line is one, such as a jsonb that cannot be decoded.
+            "XX" if code.code() != "XX000" => Self::Operator,
             _ if line.is_some() => Self::Row { line },
             _ => Self::Transient,
         }

@@ -23,6 +23,8 @@ const HEARTBEAT: Duration = Duration::from_secs(3);
 const SILENCE: Duration = Duration::from_secs(12);
 /// How often one who waits asks again.
 const RETRY: Duration = Duration::from_millis(500);
+/// How often a lease that was ours may be found taken before another is taken to hold it.
+const OWN_GHOST: usize = 4;
 /// How much longer one who holds a lease waits before it takes another.
 const YIELD: Duration = Duration::from_secs(2);
 
@@ -69,6 +71,7 @@ impl Seeker {
     async fn seek_and_hold(&self) {
         let Self { name, state, .. } = self;
         tokio::time::sleep(self.delay).await;
+        let mut taken = 0;
         loop {
             if self.burden.load(Ordering::Relaxed) > 0 && *state.borrow() != Lease::Unknown {
                 tokio::time::sleep(YIELD).await;
@@ -77,6 +80,7 @@ impl Seeker {
             match attempt.unwrap_or(Ok(Attempt::NoAnswer)) {
                 Ok(Attempt::Held(session)) => {
                     info!(lease = name, "lease held");
+                    taken = 0;
                     self.burden.fetch_add(1, Ordering::Relaxed);
                     state.send_replace(Lease::Held);
                     let error = beat(&session).await;
@@ -85,6 +89,8 @@ impl Seeker {
                     state.send_replace(Lease::Unknown);
                     continue;
                 }
+                // The server may not have ended our own lost session yet.
+                Ok(Attempt::Taken) if *state.borrow() == Lease::Unknown && taken < OWN_GHOST => taken += 1,
                 Ok(Attempt::Taken) => {
                     if matches!(state.send_replace(Lease::Elsewhere), Lease::Held | Lease::Unknown) {
                         warn!(lease = name, "another replica holds the lease now");

@@ -20,6 +20,9 @@ pub enum MigrateError {
     /// The database said no.
     #[error("{}", super::error::describe(.0))]
     Database(#[from] tokio_postgres::Error),
+    /// Names and texts of devices are UTF-8, and must fit.
+    #[error("the database's encoding is {0}; UTF8 is expected (CREATE DATABASE … ENCODING 'UTF8')")]
+    Encoding(String),
     /// A migration failed, or what was applied before is not what this binary knows.
     #[error("migration: {}", migration_cause(.0))]
     Migration(#[from] refinery::Error),
@@ -41,6 +44,10 @@ fn migration_cause(error: &refinery::Error) -> String {
 /// See [`MigrateError`]; nothing of a failed migration stays.
 pub async fn migrate(config: &Config) -> Result<Vec<String>, MigrateError> {
     let mut client = pool::connect(config, "migrate").await?;
+    let encoding: String = client.query_one("SHOW server_encoding", &[]).await?.get(0);
+    if encoding != "UTF8" {
+        return Err(MigrateError::Encoding(encoding));
+    }
     // Waiting for another replica's migrations may take longer than any statement should.
     client
         .batch_execute("SET lock_timeout = 0; SET client_min_messages = warning")

@@ -7,7 +7,7 @@ use metrics::Counter;
 use tokio_postgres::{Client, Error};
 use tracing::info;
 
-use super::error::{Fault, describe};
+use super::error::describe;
 use super::flavour::Flavour;
 
 /// The tables that are partitioned by time.
@@ -134,7 +134,7 @@ impl Partitions {
         Ok(())
     }
 
-    async fn drop_old(&self, client: &Client, table: usize, name: &str, now: i64) -> Result<(), Error> {
+    async fn drop_old(&self, client: &mut Client, table: usize, name: &str, now: i64) -> Result<(), Error> {
         if self.config.retention.is_zero() {
             return Ok(());
         }
@@ -143,17 +143,26 @@ impl Partitions {
             if range.1 > oldest {
                 continue;
             }
-            match client.batch_execute(&format!("DROP TABLE {partition}")).await {
-                Ok(()) => info!(partition, "dropped by retention"),
+            // A DROP that waits for a reader makes every writer wait behind it: not for long.
+            let dropped = async {
+                let transaction = client.transaction().await?;
+                transaction
+                    .batch_execute(&format!("SET LOCAL lock_timeout = '1s'; DROP TABLE {partition}"))
+                    .await?;
+                transaction.commit().await
+            };
+            match dropped.await {
+                Ok(()) => {
+                    info!(partition, "dropped by retention");
+                    self.dropped.increment(1);
+                    self.known[table]
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .retain(|known| *known != range);
+                }
                 // Another replica was faster, or somebody reads it: the next round will see.
-                Err(error) if Fault::of(&error) != Fault::Operator => info!(partition, error = describe(&error), "not dropped yet"),
-                Err(error) => return Err(error),
+                Err(error) => info!(partition, error = describe(&error), "not dropped yet"),
             }
-            self.dropped.increment(1);
-            self.known[table]
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .retain(|known| *known != range);
         }
         Ok(())
     }

@@ -94,6 +94,12 @@ impl Config {
                 faults.push(format!("{name} is {value}; {least} to {most} is expected"));
             }
         }
+        // PostgreSQL's partitions are named by dates of four-digit years.
+        if self.time_window.past > Duration::from_secs(100 * 366 * 86_400)
+            || self.time_window.future > Duration::from_secs(100 * 366 * 86_400)
+        {
+            faults.push("INGEST_TIME_PAST and INGEST_TIME_FUTURE may be a hundred years at most".to_owned());
+        }
         if self.linger > Duration::from_secs(10) {
             faults.push("INGEST_LINGER is over 10s; no reading should wait longer for its batch".to_owned());
         }

@@ -38,6 +38,8 @@ use super::transaction::{self, AttemptError, Part, Stored, on_connection};
 
 /// Rows cut out one by one before the rest is halved instead.
 const MAX_EXCISED: usize = 3;
+/// Attempts that ran out of the server's memory, locks or time, after which a part is tried in halves.
+const TOO_LARGE_AFTER: usize = 3;
 /// A device time older than this at the commit says nothing of our latency.
 const FRESH_MICROS: i64 = 60_000_000;
 
@@ -133,7 +135,6 @@ impl Writer {
             .metrics
             .copy_rows
             .record((batch.telemetry.rows.len() + batch.events.rows.len()) as f64);
-        self.latest.note(&batch.telemetry);
         self.settle(batch);
     }
 
@@ -151,7 +152,17 @@ impl Writer {
                 ))
             });
             match learned.await {
-                Ok((devices, sets)) => return batch.resolve(devices, sets),
+                Ok((devices, sets)) if devices.len() == batch.new_devices.len() && sets.len() == batch.new_sets.len() => {
+                    return batch.resolve(devices, sets);
+                }
+                // A name went while it was looked up: ask again.
+                Ok((devices, _)) => {
+                    let failure = AttemptError::Short {
+                        sent: batch.new_devices.len(),
+                        took: devices.len() as u64,
+                    };
+                    self.wait_out(&failure, &mut patience).await;
+                }
                 Err(failure) => self.wait_out(&failure, &mut patience).await,
             }
         }
@@ -159,7 +170,7 @@ impl Writer {
 
     /// Stores a part. Where more rows are at fault than can be named it comes back in halves.
     async fn store_part(&mut self, batch: &mut Batch, mut part: Part) -> Option<[Part; 2]> {
-        let (mut merge, mut excised, mut patience) = (false, 0, patience());
+        let (mut merge, mut excised, mut too_large, mut patience) = (false, 0, 0, patience());
         loop {
             let Self { store, buffer, .. } = self;
             let attempt = on_connection(&store.pool, store.copy_timeout, async |client| {
@@ -169,11 +180,18 @@ impl Writer {
                 Ok(stored) => {
                     self.copies.ok.increment(1);
                     self.store.latch.ready("rows are stored");
+                    self.latest.note(&batch.telemetry, &part.rows[0]);
                     self.book_rows(batch, &part, stored);
                     return None;
                 }
                 Err(failure) => failure,
             };
+            if failure.may_be_too_large() && part.len() > 1 {
+                too_large += 1;
+                if too_large == TOO_LARGE_AFTER {
+                    return Some(part.halve());
+                }
+            }
             match failure.fault() {
                 Fault::Duplicate if !merge => merge = true,
                 Fault::Row { line } if !part.is_empty() => {
@@ -311,8 +329,13 @@ impl Writer {
         let Self { store, latest, .. } = self;
         let flushed = on_connection(&store.pool, store.copy_timeout, async |client| Ok(latest.flush(client).await?)).await;
         if let Err(failure) = flushed {
-            warn!(%failure, "the latest values could not be written and are kept for the next time");
-            self.latest.postpone();
+            if matches!(failure.fault(), Fault::Row { .. }) {
+                error!(%failure, "the database refuses the latest values; they are given up, the rows themselves are stored");
+                self.latest.clear();
+            } else {
+                warn!(%failure, "the latest values could not be written and are kept for the next time");
+                self.latest.postpone();
+            }
         }
     }
 }

@@ -33,15 +33,16 @@ pub struct Latest {
 }
 
 impl Latest {
-    /// Notes a stored batch's rows, which are sorted by key.
-    pub fn note(&mut self, rows: &Rows) {
-        for (index, row) in rows.rows.iter().enumerate() {
-            let (device, time, set) = row.key;
+    /// Notes those of a batch's rows that were stored, given by index in the order of the key.
+    pub fn note(&mut self, rows: &Rows, stored: &[u32]) {
+        let row = |index: u32| &rows.rows[index as usize];
+        for (place, index) in stored.iter().enumerate() {
+            let row_here = row(*index);
+            let (device, time, set) = row_here.key;
             // Of a run of one device and set only the last can be the newest.
-            if rows
-                .rows
-                .get(index + 1)
-                .is_some_and(|next| next.key.0 == device && next.key.2 == set)
+            if stored
+                .get(place + 1)
+                .is_some_and(|next| row(*next).key.0 == device && row(*next).key.2 == set)
             {
                 continue;
             }
@@ -49,7 +50,7 @@ impl Latest {
             if known.0 < time {
                 known.0 = time;
                 known.1.clear();
-                known.1.extend_from_slice(rows.bytes(row));
+                known.1.extend_from_slice(rows.bytes(row_here));
             }
         }
         if !self.newest.is_empty() {
@@ -75,9 +76,14 @@ impl Latest {
         send(transaction.copy_in(COPY).await?, framed).await?;
         transaction.execute(UPSERT, &[]).await?;
         transaction.commit().await?;
+        self.clear();
+        Ok(())
+    }
+
+    /// Forgets what is not written yet.
+    pub fn clear(&mut self) {
         self.newest.clear();
         self.first = None;
-        Ok(())
     }
 
     /// Puts the next flush off after one that failed.

@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 const OPEN: u8 = 0;
 const DONE: u8 = 1;
 
+/// What window and tickets share.
 #[derive(Debug)]
 struct Shared {
     entries: Box<[AtomicU8]>,
@@ -40,6 +41,20 @@ pub struct Window {
     receive_maximum: u16,
     head: u64,
     tail: u64,
+    residue: Residue,
+}
+
+/// What ended connections left in the queues: each ticket that is not spent holds a place there, and so takes one of the
+/// next connection's, or queues that have room for a whole window would overflow.
+#[derive(Debug, Default)]
+pub struct Residue(Vec<Arc<Shared>>);
+
+impl Residue {
+    /// How many tickets are not spent.
+    #[must_use]
+    pub fn tickets(&self) -> usize {
+        self.0.iter().map(|shared| Arc::strong_count(shared) - 1).sum()
+    }
 }
 
 /// The right, and the duty, to say once that a delivery is taken care of. Dropped unspent it closes the connection, so
@@ -54,7 +69,7 @@ pub struct Ticket {
 impl Window {
     /// A ledger with room for `receive_maximum` entries; acks that come too late are told to `fenced`.
     #[must_use]
-    pub fn new(receive_maximum: u16, fenced: Counter) -> Self {
+    pub fn new(receive_maximum: u16, fenced: Counter, residue: Residue) -> Self {
         let size = (usize::from(receive_maximum) + 1).next_power_of_two();
         let entries = std::iter::repeat_with(|| AtomicU8::new(OPEN)).take(size).collect();
         let shared = Shared {
@@ -70,6 +85,7 @@ impl Window {
             receive_maximum,
             head: 0,
             tail: 0,
+            residue,
         }
     }
 
@@ -77,7 +93,7 @@ impl Window {
     /// Maximum has nothing more to send then, but not all do (Mosquitto 2.0.11 does not, once a session was resumed).
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.unacked() >= usize::from(self.receive_maximum)
+        self.unacked() + self.residue.tickets() >= usize::from(self.receive_maximum)
     }
 
     /// Opens an entry for the delivery with this packet id.
@@ -96,6 +112,15 @@ impl Window {
             entry,
             spent: false,
         }
+    }
+
+    /// Ends the connection's part in it: acks that come due from now on are fenced. What is left is for the next window.
+    #[must_use]
+    pub fn into_residue(mut self) -> Residue {
+        let mut residue = std::mem::take(&mut self.residue);
+        residue.0.retain(|shared| Arc::strong_count(shared) > 1);
+        residue.0.push(Arc::clone(&self.shared));
+        residue
     }
 
     /// Takes the oldest entry if it is done: the packet id to ack now, and when it was received.
@@ -194,7 +219,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn window(receive_maximum: u16) -> Window {
-        Window::new(receive_maximum, Counter::noop())
+        Window::new(receive_maximum, Counter::noop(), Residue::default())
     }
 
     proptest! {
@@ -231,6 +256,19 @@ mod tests {
     }
 
     #[test]
+    fn what_a_lost_connection_left_takes_places_of_the_next() {
+        let mut first = window(2);
+        let left = first.open(1, Instant::now());
+        let second = Window::new(2, Counter::noop(), first.into_residue());
+        assert!(!second.is_full());
+        let mut third = Window::new(2, Counter::noop(), second.into_residue());
+        let _open = third.open(1, Instant::now());
+        assert!(third.is_full(), "one of its own and one that was left");
+        settle(std::iter::once(left));
+        assert!(!third.is_full());
+    }
+
+    #[test]
     fn a_ticket_dropped_unspent_is_noticed() {
         let mut window = window(2);
         drop(window.open(1, Instant::now()));
@@ -242,7 +280,7 @@ mod tests {
     fn a_late_ticket_is_fenced() {
         let metrics = crate::observe::metrics::Metrics::new();
         let accounting = crate::observe::accounting::Accounting::default();
-        let mut window = Window::new(2, metrics.connection("slot-0").fenced);
+        let mut window = Window::new(2, metrics.connection("slot-0").fenced, Residue::default());
         let ticket = window.open(1, Instant::now());
         drop(window);
         settle(std::iter::once(ticket));

@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn qos0_is_shed_above_its_share_and_qos1_is_not() {
-        let mut window = super::super::ledger::Window::new(2, metrics::Counter::noop());
+        let mut window = super::super::ledger::Window::new(2, metrics::Counter::noop(), Default::default());
         let queue = ShardQueue::new(1, 2);
         assert!(queue.push(delivery(1)).is_ok());
         assert!(queue.push(delivery(2)).is_err(), "the share of QoS 0 is used up");

@@ -61,8 +61,8 @@ pub async fn retired(pool: &Pool, wanted: &[Session], group: &str) -> Result<Vec
     let client = pool.get().await?;
     let rows = client
         .query(
-            "SELECT client_id, filters FROM ingest_sessions WHERE starts_with(client_id, $1) AND client_id <> ALL ($2)",
-            &[&format!("iotflow-{group}-"), &known],
+            "SELECT client_id, filters FROM ingest_sessions WHERE client_id ~ $1 AND client_id <> ALL ($2)",
+            &[&format!("^iotflow-{group}-([0-9]+|status|plain)$"), &known],
         )
         .await?;
     let retire = |client_id: String, filters| Session {

@@ -26,7 +26,7 @@ use crate::observe::accounting::{Accounting, ByQos};
 use crate::observe::metrics::{ConnectionMetrics, Metrics};
 use crate::protocol::time;
 
-use super::ledger::Window;
+use super::ledger::{self, Residue, Window};
 use super::limits::{self, Peaks};
 use super::pipeline::Inlet;
 use super::queue::{Delivery, Held};
@@ -85,6 +85,8 @@ pub struct Subscriber {
     pub held: Arc<Held>,
     /// Ends reading; what was read is still committed and acked.
     pub stop: CancellationToken,
+    /// What earlier connections left in the queues.
+    pub residue: Residue,
 }
 
 /// How a session's connection came to its end.
@@ -180,7 +182,7 @@ impl Subscriber {
         }
     }
 
-    async fn session(&self, metrics: &ConnectionMetrics) -> Result<End, Broken> {
+    async fn session(&mut self, metrics: &ConnectionMetrics) -> Result<End, Broken> {
         let opened = tokio::select! {
             opened = Connection::open(&self.mqtt, &self.client_id) => opened?,
             () = self.stop.cancelled() => return Ok(End::Stopped),
@@ -195,21 +197,26 @@ impl Subscriber {
                 return Ok(End::Retired);
             }
         };
-        let window = Window::new(self.mqtt.receive_maximum, metrics.fenced.clone());
+        let window = Window::new(self.mqtt.receive_maximum, metrics.fenced.clone(), std::mem::take(&mut self.residue));
         let live = Live {
             window,
             asked,
             answered: None,
-            opened: Instant::now(),
+            answer_due: Instant::now() + ANSWER_WITHIN,
             heard: Instant::now(),
+            reading: false,
+            has_unread: false,
             stopping: false,
             peaks: Peaks::default(),
             burst: Vec::new(),
         };
-        self.serve(connection, live, metrics).await
+        let mut live = live;
+        let end = self.serve(connection, &mut live, metrics).await;
+        self.residue = live.window.into_residue();
+        end
     }
 
-    async fn serve(&self, mut connection: Connection, mut live: Live, metrics: &ConnectionMetrics) -> Result<End, Broken> {
+    async fn serve(&self, mut connection: Connection, live: &mut Live, metrics: &ConnectionMetrics) -> Result<End, Broken> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut paused = false;
@@ -225,22 +232,28 @@ impl Subscriber {
             }
             if !live.stopping && !paused {
                 // What came with the CONNACK, what was read since, and what had to wait for a place in the window.
-                self.take_packets(&mut connection, &mut live, metrics)?;
+                self.take_packets(&mut connection, live, metrics)?;
             }
             let reading = !live.stopping && !paused && !live.window.is_full();
+            if !reading {
+                // Silence, and an answer that does not come, say nothing while nobody listens.
+                live.heard = Instant::now();
+                live.answer_due = Instant::now() + ANSWER_WITHIN;
+            }
+            (live.reading, live.has_unread) = (reading, connection.has_unread());
             tokio::select! {
                 biased;
                 () = live.window.changed() => {
                     if live.window.is_abandoned() {
                         return Err(Broken::Abandoned);
                     }
-                    self.ack(&mut connection, &mut live, metrics);
+                    self.ack(&mut connection, live, metrics);
                 }
                 () = self.stop.cancelled(), if !live.stopping => live.stopping = true,
                 () = wait_for(&mut lease, Lease::Elsewhere) => return Ok(End::LeaseLost),
                 turned = connection.turn(reading) => turned?,
                 _ = tick.tick() => {
-                    if self.look_after(&live, metrics)? {
+                    if self.look_after(live, metrics)? {
                         connection.disconnect(true).await?;
                         return Ok(End::Retired);
                     }
@@ -269,7 +282,13 @@ impl Subscriber {
                 Err(error) => break Err(error.into()),
             };
             match packet {
-                Packet::Publish(publish) if publish.topic.starts_with(b"$SYS/") => self.note_dropped(&publish),
+                Packet::Publish(publish) if publish.topic.starts_with(b"$SYS/") => {
+                    self.note_dropped(&publish);
+                    if publish.qos != QoS::AtMostOnce {
+                        // Asked for at QoS 0; a session from before may hold some at QoS 1. Acked in its turn.
+                        ledger::settle(std::iter::once(live.window.open(publish.pkid, received)));
+                    }
+                }
                 Packet::Publish(publish) => {
                     let ticket = match publish.qos {
                         QoS::AtMostOnce => None,
@@ -393,6 +412,10 @@ impl Subscriber {
         }
         self.observe_acks(run);
         metrics.acked.increment(acked);
+        if acked > 0 {
+            // There is room in the window again: what the broker still has is on its way.
+            live.heard = Instant::now();
+        }
         if acked > 0 && live.peaks.note(before) && before < usize::from(self.mqtt.receive_maximum) {
             self.warn(&format!(
                 "the broker keeps at most {before} deliveries under way although {} are allowed; that caps the rate: raise its window (Mosquitto: max_inflight_messages 0)",
@@ -416,8 +439,7 @@ impl Subscriber {
         metrics.window_use.set(unacked as f64 / f64::from(self.mqtt.receive_maximum));
         metrics.oldest_unacked.set(oldest.as_secs_f64());
         if live.answered.is_none() {
-            // With a full window the answer may stand behind deliveries that wait for a place.
-            return if live.opened.elapsed() > ANSWER_WITHIN && !live.window.is_full() {
+            return if live.answer_due < Instant::now() {
                 Err(Broken::NoAnswer)
             } else {
                 Ok(false)
@@ -431,7 +453,7 @@ impl Subscriber {
         } else {
             self.latch.ready("subscribed");
         }
-        let quiet = live.heard.elapsed() > QUIET && unacked == 0;
+        let quiet = live.reading && !live.has_unread && live.heard.elapsed() > QUIET && unacked == 0;
         Ok(quiet && matches!(self.purpose, Purpose::Retire(_)))
     }
 
@@ -495,8 +517,12 @@ struct Live {
     /// The packet id of our SUBSCRIBE or UNSUBSCRIBE.
     asked: u16,
     answered: Option<Instant>,
-    opened: Instant,
+    /// By when it must be answered.
+    answer_due: Instant,
     heard: Instant,
+    /// Whether the connection is read, and whether something of it waits to be taken apart.
+    reading: bool,
+    has_unread: bool,
     stopping: bool,
     peaks: Peaks,
     /// What one read brought; empty between two.
@@ -506,7 +532,13 @@ struct Live {
 /// At QoS 1: a QoS 2 publish then comes at QoS 1, and the row's key makes it exactly-once. Retained messages come once,
 /// with a new subscription.
 fn durable_filter(path: &str) -> Filter {
-    let mut filter = Filter::new(path, QoS::AtLeastOnce);
+    // What the broker says of itself is said again soon enough.
+    let qos = if path.starts_with("$SYS/") {
+        QoS::AtMostOnce
+    } else {
+        QoS::AtLeastOnce
+    };
+    let mut filter = Filter::new(path, qos);
     filter.preserve_retain = true;
     filter.retain_forward_rule = if path.starts_with("$share/") {
         RetainForwardRule::Never

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use deadpool_postgres::{ClientWrapper, Object, Pool, PoolError};
 use foldhash::fast::FixedState;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, Type};
 use tokio_postgres::{Error, NoTls, Transaction};
 
@@ -150,6 +151,16 @@ impl From<Error> for AttemptError {
 }
 
 impl AttemptError {
+    /// Whether less at once might go through: out of memory or locks (53200), or out of time.
+    #[must_use]
+    pub fn may_be_too_large(&self) -> bool {
+        match self {
+            Self::Server { source, .. } => source.code() == Some(&SqlState::OUT_OF_MEMORY),
+            Self::Timeout(_) => true,
+            Self::Pool(_) | Self::Short { .. } => false,
+        }
+    }
+
     /// Who must act.
     #[must_use]
     pub fn fault(&self) -> Fault {

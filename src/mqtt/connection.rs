@@ -131,7 +131,11 @@ impl Connection {
             }
         };
         if let Some(seconds) = connack.properties.as_ref().and_then(|properties| properties.server_keep_alive) {
-            connection.keep_alive = Duration::from_secs(u64::from(seconds.max(1)));
+            // Zero switches the broker's side off (MQTT 5, 3.1.2.10); ours goes on.
+            if seconds > 0 {
+                connection.keep_alive = Duration::from_secs(u64::from(seconds));
+            }
+            connection.ping_at = Instant::now() + connection.keep_alive / 2;
         }
         Ok((connection, connack))
     }
@@ -228,7 +232,9 @@ impl Connection {
             });
         }
         self.send(&Packet::Disconnect(disconnect))?;
-        self.flush().await?;
+        timeout(LINGER, self.flush())
+            .await
+            .map_err(|_| ConnectionError::KeepAlive(LINGER))??;
         // Closing a socket that holds unread bytes resets the connection, and the reset can overtake our last acks: so what
         // still comes is read, and thrown away, until the broker has closed its side.
         let linger = async {
