@@ -160,10 +160,9 @@ async fn a_broker_that_caps_the_window_is_warned_of() {
     let mut peer = broker.accept_subscriber("iotflow-ingest-0", false, &mut others).await;
     // Never more than ten under way, whatever the Receive Maximum.
     for round in 0..40 {
-        for packet in 1..=10 {
-            let payload = format!("{{\"v\":1,\"ts\":{}}}", 1_790_000_000 + round * 10 + u32::from(packet));
-            peer.deliver(packet, "iotflow/devices/d/telemetry", &payload).await;
-        }
+        let payload = |packet: u16| format!("{{\"v\":1,\"ts\":{}}}", 1_790_000_000 + round * 10 + u32::from(packet));
+        let deliveries: Vec<(u16, String)> = (1..=10).map(|packet| (packet, payload(packet))).collect();
+        peer.deliver_together("iotflow/devices/d/telemetry", &deliveries).await;
         for packet in 1..=10 {
             assert!(
                 matches!(peer.next().await, Some(Packet::PubAck(ack)) if ack.pkid == packet),

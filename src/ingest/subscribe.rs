@@ -532,19 +532,17 @@ struct Live {
 /// At QoS 1: a QoS 2 publish then comes at QoS 1, and the row's key makes it exactly-once. Retained messages come once,
 /// with a new subscription.
 fn durable_filter(path: &str) -> Filter {
-    // What the broker says of itself is said again soon enough.
-    let qos = if path.starts_with("$SYS/") {
-        QoS::AtMostOnce
+    let (qos, retained) = if path.starts_with("$SYS/") {
+        // What the broker says of itself is said again soon enough, and only when it changes: the value as of now is wanted.
+        (QoS::AtMostOnce, RetainForwardRule::OnEverySubscribe)
+    } else if path.starts_with("$share/") {
+        (QoS::AtLeastOnce, RetainForwardRule::Never)
     } else {
-        QoS::AtLeastOnce
+        (QoS::AtLeastOnce, RetainForwardRule::OnNewSubscribe)
     };
     let mut filter = Filter::new(path, qos);
     filter.preserve_retain = true;
-    filter.retain_forward_rule = if path.starts_with("$share/") {
-        RetainForwardRule::Never
-    } else {
-        RetainForwardRule::OnNewSubscribe
-    };
+    filter.retain_forward_rule = retained;
     filter
 }
 

@@ -92,9 +92,18 @@ impl Peer {
     }
 
     pub async fn deliver(&mut self, packet_id: u16, topic: &str, payload: &str) {
-        let mut publish = Publish::new(topic, QoS::AtLeastOnce, payload.as_bytes().to_vec(), None);
-        publish.pkid = packet_id;
-        self.send(Packet::Publish(publish)).await;
+        self.deliver_together(topic, &[(packet_id, payload.to_owned())]).await;
+    }
+
+    /// Several deliveries in one write.
+    pub async fn deliver_together(&mut self, topic: &str, deliveries: &[(u16, String)]) {
+        let mut out = BytesMut::new();
+        for (packet_id, payload) in deliveries {
+            let mut publish = Publish::new(topic, QoS::AtLeastOnce, payload.clone().into_bytes(), None);
+            publish.pkid = *packet_id;
+            Packet::Publish(publish).write(&mut out, None).expect("a sound packet");
+        }
+        self.write(&out).await;
     }
 
     pub async fn send(&mut self, packet: Packet) {
