@@ -20,6 +20,8 @@ pub mod sessions;
 
 pub mod subscribe;
 
+mod receive;
+
 mod limits;
 
 pub mod ledger;

@@ -4,14 +4,14 @@
 //! lease held ─► CONNECT (session kept) ─► SUBSCRIBE, after every CONNACK ─► deliveries ⇄ acks ─► ends ─► back off, again
 //! ```
 //!
-//! The loop that reads also acks, so an ack and the connection it belongs to cannot be told apart by accident: when the
+//! The loop that reads (`receive` takes apart what one read brought) also acks, so an ack and the connection it belongs to cannot be told apart by accident: when the
 //! connection ends, its window goes with it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{ConnAck, Filter, Packet, Publish, RetainForwardRule, SubscribeReasonCode};
+use rumqttc::v5::mqttbytes::v5::{ConnAck, Filter, RetainForwardRule, SubscribeReasonCode};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -22,11 +22,10 @@ use crate::lifecycle::backoff::Backoff;
 use crate::lifecycle::readiness::Latch;
 use crate::mqtt::config::Config as MqttConfig;
 use crate::mqtt::connection::{Connection, ConnectionError};
-use crate::observe::accounting::{Accounting, ByQos};
+use crate::observe::accounting::Accounting;
 use crate::observe::metrics::{ConnectionMetrics, Metrics};
-use crate::protocol::time;
 
-use super::ledger::{self, Residue, Window};
+use super::ledger::{Residue, Window};
 use super::limits::{self, Peaks};
 use super::pipeline::Inlet;
 use super::queue::{Delivery, Held};
@@ -102,7 +101,7 @@ enum End {
 
 /// Why a connection ended that should not have.
 #[derive(Debug, thiserror::Error)]
-enum Broken {
+pub(super) enum Broken {
     #[error(transparent)]
     Connection(#[from] ConnectionError),
     #[error("a delivery was dropped without a verdict; the broker is asked to deliver again")]
@@ -262,139 +261,6 @@ impl Subscriber {
         }
     }
 
-    /// Everything that was read at once: one look at the clock, one entry in the account, one wake-up a shard.
-    fn take_packets(&self, connection: &mut Connection, live: &mut Live, metrics: &ConnectionMetrics) -> Result<(), Broken> {
-        let (received, received_at) = (Instant::now(), time::now());
-        let (mut count, mut redelivered): (ByQos, ByQos) = Default::default();
-        let mut held = 0;
-        let outcome = loop {
-            if live.window.is_full() {
-                if connection.has_unread() {
-                    self.warn(
-                        "the broker has more deliveries under way than the Receive Maximum it was told; what is too much waits unread",
-                    );
-                }
-                break Ok(());
-            }
-            let packet = match connection.next_packet() {
-                Ok(Some(packet)) => packet,
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error.into()),
-            };
-            match packet {
-                Packet::Publish(publish) if publish.topic.starts_with(b"$SYS/") => {
-                    self.note_dropped(&publish);
-                    if publish.qos != QoS::AtMostOnce {
-                        // Asked for at QoS 0; a session from before may hold some at QoS 1. Acked in its turn.
-                        ledger::settle(std::iter::once(live.window.open(publish.pkid, received)));
-                    }
-                }
-                Packet::Publish(publish) => {
-                    let ticket = match publish.qos {
-                        QoS::AtMostOnce => None,
-                        _ => Some(live.window.open(publish.pkid, received)),
-                    };
-                    let delivery = Delivery {
-                        topic: publish.topic,
-                        payload: publish.payload,
-                        received_at,
-                        received,
-                        ticket,
-                    };
-                    count[delivery.qos()] += 1;
-                    redelivered[delivery.qos()] += u64::from(publish.dup);
-                    held += delivery.held_bytes();
-                    live.burst.push(delivery);
-                }
-                other => {
-                    if let Err(broken) = self.take_answer(&other, live, metrics) {
-                        break Err(broken);
-                    }
-                }
-            }
-        };
-        if !live.burst.is_empty() {
-            live.heard = received;
-            // Booked before anybody can settle them, so that the account never owes.
-            self.held.add(held);
-            self.accounting.book(|totals| {
-                for qos in 0..2 {
-                    totals.received[qos] += count[qos];
-                    totals.redelivered[qos] += redelivered[qos];
-                }
-            });
-            self.hand_over(&mut live.burst);
-        }
-        outcome
-    }
-
-    /// Passes a burst on, and wakes who waits for it.
-    fn hand_over(&self, burst: &mut Vec<Delivery>) {
-        let (mut shed, mut released): (ByQos, usize) = Default::default();
-        for delivery in burst.drain(..) {
-            // Only QoS 0 is ever refused; a QoS 1 refused would be a bug, which its ticket reports.
-            if let Err(refused) = self.offer(delivery) {
-                shed[refused.qos()] += 1;
-                released += refused.held_bytes();
-            }
-        }
-        if let Outlet::Telemetry(inlet) = &self.outlet {
-            inlet.wake();
-        }
-        if shed != [0, 0] {
-            self.held.subtract(released);
-            self.accounting.book(|totals| (0..2).for_each(|qos| totals.shed[qos] += shed[qos]));
-        }
-    }
-
-    fn offer(&self, delivery: Delivery) -> Result<(), Delivery> {
-        if delivery.ticket.is_none() && self.held.is_exhausted() {
-            return Err(delivery);
-        }
-        match &self.outlet {
-            Outlet::Telemetry(inlet) => inlet.push(delivery),
-            Outlet::Status(inbox) => {
-                // Half of its places are QoS 1's own.
-                if delivery.ticket.is_none() && inbox.capacity() <= usize::from(self.mqtt.receive_maximum) {
-                    return Err(delivery);
-                }
-                inbox.try_send(delivery).map_err(|refused| refused.into_inner())
-            }
-        }
-    }
-
-    fn take_answer(&self, packet: &Packet, live: &mut Live, metrics: &ConnectionMetrics) -> Result<(), Broken> {
-        match (packet, &self.purpose) {
-            (Packet::SubAck(answer), Purpose::Subscribe(filters)) if answer.pkid == live.asked => {
-                for (filter, reason) in filters.iter().zip(&answer.return_codes) {
-                    match reason {
-                        SubscribeReasonCode::Success(QoS::AtMostOnce) if !filter.starts_with("$SYS/") => {
-                            self.warn(
-                                "the broker grants QoS 0 only: nothing is acked, and what is on its way when a connection ends is lost",
-                            );
-                        }
-                        SubscribeReasonCode::Success(_) => {}
-                        _ if filter.starts_with("$SYS/") => {}
-                        reason => {
-                            return Err(Broken::Refused {
-                                filter: filter.clone(),
-                                reason: *reason,
-                            });
-                        }
-                    }
-                }
-                info!(connection = self.name, "subscribed");
-                self.latch.ready("subscribed");
-                metrics.connected.set(1.0);
-                live.answered = Some(Instant::now());
-            }
-            (Packet::UnsubAck(answer), Purpose::Retire(_)) if answer.pkid == live.asked => live.answered = Some(Instant::now()),
-            // PINGRESP and the like say that the broker is there, which the connection has noted.
-            _ => {}
-        }
-        Ok(())
-    }
-
     fn ack(&self, connection: &mut Connection, live: &mut Live, metrics: &ConnectionMetrics) {
         let before = live.window.unacked();
         let mut acked = 0;
@@ -485,20 +351,7 @@ impl Subscriber {
         Ok(())
     }
 
-    fn note_dropped(&self, publish: &Publish) {
-        let Some(dropped) = std::str::from_utf8(&publish.payload)
-            .ok()
-            .and_then(|text| text.trim().parse::<f64>().ok())
-        else {
-            return;
-        };
-        self.metrics.broker_dropped.set(dropped);
-        if dropped > 0.0 {
-            self.warn("the broker has dropped messages (iotflow_broker_dropped_messages): a queue limit is too low (Mosquitto: max_queued_messages 0, with max_queued_bytes and memory_limit)");
-        }
-    }
-
-    fn warn(&self, warning: &str) {
+    pub(super) fn warn(&self, warning: &str) {
         if self.latch.warn(warning) {
             warn!(connection = self.name, "{warning}");
         }
@@ -512,21 +365,21 @@ async fn wait_for(lease: &mut watch::Receiver<Lease>, state: Lease) {
 
 /// The state of a connection in force.
 #[derive(Debug)]
-struct Live {
-    window: Window,
+pub(super) struct Live {
+    pub(super) window: Window,
     /// The packet id of our SUBSCRIBE or UNSUBSCRIBE.
-    asked: u16,
-    answered: Option<Instant>,
+    pub(super) asked: u16,
+    pub(super) answered: Option<Instant>,
     /// By when it must be answered.
-    answer_due: Instant,
-    heard: Instant,
+    pub(super) answer_due: Instant,
+    pub(super) heard: Instant,
     /// Whether the connection is read, and whether something of it waits to be taken apart.
-    reading: bool,
-    has_unread: bool,
-    stopping: bool,
-    peaks: Peaks,
+    pub(super) reading: bool,
+    pub(super) has_unread: bool,
+    pub(super) stopping: bool,
+    pub(super) peaks: Peaks,
     /// What one read brought; empty between two.
-    burst: Vec<Delivery>,
+    pub(super) burst: Vec<Delivery>,
 }
 
 /// At QoS 1: a QoS 2 publish then comes at QoS 1, and the row's key makes it exactly-once. Retained messages come once,

@@ -106,9 +106,11 @@ async fn carry(client: TcpStream, server: TcpStream, controls: Arc<Controls>, st
     let [up, down] = stall;
     let pass: Watcher = Arc::new(|_| Verdict::Pass);
     tokio::select! {
+        // First, so that nothing that was held back slips through on the way out.
+        biased;
+        () = controls.cut.notified() => {}
         () = forward(client_read, server_write, up, watcher) => {}
         () = forward(server_read, client_write, down, pass) => {}
-        () = controls.cut.notified() => {}
     }
 }
 

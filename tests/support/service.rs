@@ -143,6 +143,15 @@ impl Service {
         series
     }
 
+    /// Whether this connection's subscriptions are in force here.
+    pub async fn has(&self, connection: &str) -> bool {
+        self.series()
+            .await
+            .get(&format!("iotflow_mqtt_connected{{connection=\"{connection}\"}}"))
+            .copied()
+            == Some(1.0)
+    }
+
     /// The sum of all series of a family.
     pub async fn sum(&self, family: &str) -> f64 {
         sum(&self.series().await, family)

@@ -1,0 +1,164 @@
+//! What one read brought: deliveries to the shards or the status stage, the broker's answers, its word about itself.
+
+use std::time::Instant;
+
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{Packet, Publish, SubscribeReasonCode};
+use tracing::info;
+
+use crate::mqtt::connection::Connection;
+use crate::observe::accounting::ByQos;
+use crate::observe::metrics::ConnectionMetrics;
+use crate::protocol::time;
+
+use super::ledger;
+use super::queue::Delivery;
+use super::subscribe::{Broken, Live, Outlet, Purpose, Subscriber};
+
+impl Subscriber {
+    /// Everything that was read at once: one look at the clock, one entry in the account, one wake-up a shard.
+    pub(super) fn take_packets(&self, connection: &mut Connection, live: &mut Live, metrics: &ConnectionMetrics) -> Result<(), Broken> {
+        let (received, received_at) = (Instant::now(), time::now());
+        let (mut count, mut redelivered): (ByQos, ByQos) = Default::default();
+        let mut held = 0;
+        let outcome = loop {
+            if live.window.is_full() {
+                if connection.has_unread() {
+                    self.warn(
+                        "the broker has more deliveries under way than the Receive Maximum it was told; what is too much waits unread",
+                    );
+                }
+                break Ok(());
+            }
+            let packet = match connection.next_packet() {
+                Ok(Some(packet)) => packet,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error.into()),
+            };
+            match packet {
+                Packet::Publish(publish) if publish.topic.starts_with(b"$SYS/") => {
+                    self.note_dropped(&publish);
+                    if publish.qos != QoS::AtMostOnce {
+                        // Asked for at QoS 0; a session from before may hold some at QoS 1. Acked in its turn.
+                        ledger::settle(std::iter::once(live.window.open(publish.pkid, received)));
+                    }
+                }
+                Packet::Publish(publish) => {
+                    let ticket = match publish.qos {
+                        QoS::AtMostOnce => None,
+                        _ => Some(live.window.open(publish.pkid, received)),
+                    };
+                    let delivery = Delivery {
+                        topic: publish.topic,
+                        payload: publish.payload,
+                        received_at,
+                        received,
+                        ticket,
+                    };
+                    count[delivery.qos()] += 1;
+                    redelivered[delivery.qos()] += u64::from(publish.dup);
+                    held += delivery.held_bytes();
+                    live.burst.push(delivery);
+                }
+                other => {
+                    if let Err(broken) = self.take_answer(&other, live, metrics) {
+                        break Err(broken);
+                    }
+                }
+            }
+        };
+        if !live.burst.is_empty() {
+            live.heard = received;
+            // Booked before anybody can settle them, so that the account never owes.
+            self.held.add(held);
+            self.accounting.book(|totals| {
+                for qos in 0..2 {
+                    totals.received[qos] += count[qos];
+                    totals.redelivered[qos] += redelivered[qos];
+                }
+            });
+            self.hand_over(&mut live.burst);
+        }
+        outcome
+    }
+
+    /// Passes a burst on, and wakes who waits for it.
+    fn hand_over(&self, burst: &mut Vec<Delivery>) {
+        let (mut shed, mut released): (ByQos, usize) = Default::default();
+        for delivery in burst.drain(..) {
+            // Only QoS 0 is ever refused; a QoS 1 refused would be a bug, which its ticket reports.
+            if let Err(refused) = self.offer(delivery) {
+                shed[refused.qos()] += 1;
+                released += refused.held_bytes();
+            }
+        }
+        if let Outlet::Telemetry(inlet) = &self.outlet {
+            inlet.wake();
+        }
+        if shed != [0, 0] {
+            self.held.subtract(released);
+            self.accounting.book(|totals| (0..2).for_each(|qos| totals.shed[qos] += shed[qos]));
+        }
+    }
+
+    fn offer(&self, delivery: Delivery) -> Result<(), Delivery> {
+        if delivery.ticket.is_none() && self.held.is_exhausted() {
+            return Err(delivery);
+        }
+        match &self.outlet {
+            Outlet::Telemetry(inlet) => inlet.push(delivery),
+            Outlet::Status(inbox) => {
+                // Half of its places are QoS 1's own.
+                if delivery.ticket.is_none() && inbox.capacity() <= usize::from(self.mqtt.receive_maximum) {
+                    return Err(delivery);
+                }
+                inbox.try_send(delivery).map_err(|refused| refused.into_inner())
+            }
+        }
+    }
+
+    fn take_answer(&self, packet: &Packet, live: &mut Live, metrics: &ConnectionMetrics) -> Result<(), Broken> {
+        match (packet, &self.purpose) {
+            (Packet::SubAck(answer), Purpose::Subscribe(filters)) if answer.pkid == live.asked => {
+                for (filter, reason) in filters.iter().zip(&answer.return_codes) {
+                    match reason {
+                        SubscribeReasonCode::Success(QoS::AtMostOnce) if !filter.starts_with("$SYS/") => {
+                            self.warn(
+                                "the broker grants QoS 0 only: nothing is acked, and what is on its way when a connection ends is lost",
+                            );
+                        }
+                        SubscribeReasonCode::Success(_) => {}
+                        _ if filter.starts_with("$SYS/") => {}
+                        reason => {
+                            return Err(Broken::Refused {
+                                filter: filter.clone(),
+                                reason: *reason,
+                            });
+                        }
+                    }
+                }
+                info!(connection = self.name, "subscribed");
+                self.latch.ready("subscribed");
+                metrics.connected.set(1.0);
+                live.answered = Some(Instant::now());
+            }
+            (Packet::UnsubAck(answer), Purpose::Retire(_)) if answer.pkid == live.asked => live.answered = Some(Instant::now()),
+            // PINGRESP and the like say that the broker is there, which the connection has noted.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn note_dropped(&self, publish: &Publish) {
+        let Some(dropped) = std::str::from_utf8(&publish.payload)
+            .ok()
+            .and_then(|text| text.trim().parse::<f64>().ok())
+        else {
+            return;
+        };
+        self.metrics.broker_dropped.set(dropped);
+        if dropped > 0.0 {
+            self.warn("the broker has dropped messages (iotflow_broker_dropped_messages): a queue limit is too low (Mosquitto: max_queued_messages 0, with max_queued_bytes and memory_limit)");
+        }
+    }
+}
