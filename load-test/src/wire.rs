@@ -53,8 +53,6 @@ impl Wire {
         let stream = TcpStream::connect((broker.host.as_str(), broker.port))
             .await
             .with_context(|| format!("{}:{}", broker.host, broker.port))?;
-        // A device's small packets (a PUBREL above all) would else wait for the answer to the one before, up to 40 ms.
-        stream.set_nodelay(true)?;
         let (read, write) = stream.into_split();
         let mut wire = Self {
             read,
