@@ -36,6 +36,8 @@ impl Quantiles {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Report {
     pub(crate) scenario: Scenario,
+    /// When the first message was due, in seconds since 1970.
+    pub(crate) started_at: f64,
     /// Messages handed to the broker, repeats not counted.
     pub(crate) sent: u64,
     /// Messages that the broker acked (QoS 1 and 2).

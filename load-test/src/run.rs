@@ -236,6 +236,7 @@ fn report(plan: &Plan, tallies: &[Tally], seconds: f64) -> Report {
     let start = plan.start_micros as f64 / 1e6;
     Report {
         scenario: scenario.clone(),
+        started_at: start,
         sent: total,
         acked: sum(|tally| tally.acked),
         refused: sum(|tally| tally.refused.len() as u64),

@@ -79,12 +79,16 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<bool> {
             break;
         }
     }
+    // By the clock that the publishers' start is told by.
+    #[expect(clippy::cast_precision_loss, reason = "microseconds since 1970 are below 2^53")]
+    let now = jiff::Timestamp::now().as_microsecond() as f64 / 1e6;
+    let last_at = last.map(|last| now - last.elapsed().as_secs_f64());
     let seconds = first.zip(last).map_or(0.0, |(first, last)| (last - first).as_secs_f64());
     #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
     let rate = count as f64 / seconds.max(0.001);
     println!(
         "{}",
-        serde_json::json!({"messages": count, "payload_bytes": bytes, "seconds": seconds, "rate": rate})
+        serde_json::json!({"messages": count, "payload_bytes": bytes, "seconds": seconds, "rate": rate, "last_at": last_at})
     );
     Ok(count > 0)
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, QueueMode, RecyclingMethod, Runtime};
 use tokio_postgres::{Client, NoTls};
 
 use super::config::Config;
@@ -39,6 +39,8 @@ pub fn pool(config: &Config, name: &str, size: usize) -> Result<Pool, PoolError>
     });
     Ok(Pool::builder(manager)
         .max_size(size)
+        // The connection used last is the one whose caches are warm, at both ends.
+        .queue_mode(QueueMode::Lifo)
         .runtime(Runtime::Tokio1)
         .create_timeout(Some(config.connect_timeout * 2))
         .recycle_timeout(Some(config.connect_timeout))

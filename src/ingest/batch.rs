@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use crate::db::copy_in::{RowWriter, patch_int4};
+use crate::observe::accounting::ByQos;
 use crate::protocol::id::DeviceId;
 use crate::protocol::payload::Reading;
 use crate::protocol::reject::Rejection;
@@ -264,6 +265,13 @@ impl Batch {
     #[must_use]
     pub fn rows(&self) -> usize {
         (self.telemetry.rows.len() + self.events.rows.len()).max(self.messages.len())
+    }
+
+    /// How many messages it holds, by QoS.
+    #[must_use]
+    pub fn held(&self) -> ByQos {
+        let acked = self.messages.iter().filter(|message| message.delivery.ticket.is_some()).count() as u64;
+        [self.messages.len() as u64 - acked, acked]
     }
 
     /// Bytes of its rows.

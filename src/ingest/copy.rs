@@ -269,6 +269,7 @@ impl Writer {
             }
         }
         self.observe_latency(batch);
+        let held = batch.held();
         metrics.receipt_time.increment(batch.adjusted.receipt_time);
         metrics.rounded_integer.increment(batch.adjusted.rounded_integers);
         metrics.null_left_out.increment(batch.adjusted.nulls);
@@ -278,6 +279,7 @@ impl Writer {
                 totals.duplicates[qos] += duplicates[qos];
                 totals.dead_lettered[qos] += dead[qos];
             }
+            totals.release(held);
         });
         self.release(batch);
         ledger::settle(batch.messages.iter_mut().filter_map(|message| message.delivery.ticket.take()));
@@ -289,10 +291,10 @@ impl Writer {
             messages = batch.messages.len(),
             "the stop cannot wait for the database; these messages stay with the broker"
         );
+        let held = batch.held();
         self.store.accounting.book(|totals| {
-            for message in &batch.messages {
-                totals.abandoned[message.delivery.qos()] += 1;
-            }
+            (0..2).for_each(|qos| totals.abandoned[qos] += held[qos]);
+            totals.release(held);
         });
         self.release(batch);
         batch.messages.clear();

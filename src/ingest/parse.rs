@@ -26,6 +26,11 @@ use super::queue::{Delivery, ShardQueue, Sleeper};
 const SLICE: usize = 256;
 /// Distinct metric sets one device may have: ways to combine its metrics.
 const MAX_DEVICE_SETS: usize = 1_024;
+/// How many lingers a batch may wait at most, where messages come so fast that it will be worth it by then: fewer and
+/// larger COPYs cost the database less a row. With the defaults that is where 55,000 messages a second come to a shard.
+const MAX_LINGERS: u32 = 4;
+/// How full a batch is when it is worth sending, in percent of the most rows: beyond some 5,000 little is gained a row.
+const WORTHWHILE_PERCENT: usize = 55;
 /// How long to rest while batch and writer are both full; the writer's nudge ends it sooner.
 const FULL_REST: Duration = Duration::from_millis(100);
 
@@ -99,7 +104,7 @@ impl ParseStage {
             if ending && self.intake.batch.is_empty() {
                 return;
             }
-            let due = self.is_full() || ending || self.intake.batch.age() >= self.linger;
+            let due = ending || self.intake.batch.age() >= self.due_at();
             if due && !self.intake.batch.is_empty() && self.handover.idle.swap(false, Ordering::AcqRel) {
                 // The writer is idle, so its inbox of one is empty; it is gone only if it crashed, and then all stops.
                 if self.outbox.try_send(self.intake.seal()).is_err() {
@@ -115,6 +120,18 @@ impl ParseStage {
         self.intake.batch.rows() >= self.batch_rows || self.intake.batch.bytes() >= self.batch_bytes
     }
 
+    /// The age at which the open batch is to go, by what is in it: at once when it is worth it, after the linger when it is
+    /// small, and in between as long as it is on course to be worth it within the most lingers.
+    fn due_at(&self) -> Duration {
+        let (rows, worthwhile) = (self.intake.batch.rows(), (self.batch_rows * WORTHWHILE_PERCENT).div_ceil(100));
+        if rows >= worthwhile || self.is_full() {
+            return Duration::ZERO;
+        }
+        let most = self.linger * MAX_LINGERS;
+        #[expect(clippy::cast_precision_loss, reason = "rows are counted in thousands")]
+        most.mul_f64(rows as f64 / worthwhile as f64).max(self.linger)
+    }
+
     fn wait(&self, sleeper: &Sleeper, closed_to_more: bool, due: bool) {
         if closed_to_more {
             self.queue.rest(sleeper, FULL_REST);
@@ -122,7 +139,8 @@ impl ParseStage {
             // When it is due the writer is busy, and will nudge.
             self.queue.sleep(sleeper, due.then_some(FULL_REST));
         } else {
-            self.queue.sleep(sleeper, Some(self.linger.saturating_sub(self.intake.batch.age())));
+            self.queue
+                .sleep(sleeper, Some(self.due_at().saturating_sub(self.intake.batch.age())));
         }
     }
 }

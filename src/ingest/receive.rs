@@ -71,12 +71,7 @@ impl Subscriber {
             live.heard = received;
             // Booked before anybody can settle them, so that the account never owes.
             self.held.add(held);
-            self.accounting.book(|totals| {
-                for qos in 0..2 {
-                    totals.received[qos] += count[qos];
-                    totals.redelivered[qos] += redelivered[qos];
-                }
-            });
+            self.accounting.book(|totals| totals.receive(count, redelivered));
             self.hand_over(&mut live.burst);
         }
         outcome
@@ -97,7 +92,10 @@ impl Subscriber {
         }
         if shed != [0, 0] {
             self.held.subtract(released);
-            self.accounting.book(|totals| (0..2).for_each(|qos| totals.shed[qos] += shed[qos]));
+            self.accounting.book(|totals| {
+                (0..2).for_each(|qos| totals.shed[qos] += shed[qos]);
+                totals.release(shed);
+            });
         }
     }
 

@@ -150,8 +150,9 @@ impl StatusStage {
     }
 
     fn settle(&self, messages: Vec<Message>, stored: bool) {
-        let (mut committed, mut dead, mut abandoned): (ByQos, ByQos, ByQos) = Default::default();
+        let (mut committed, mut dead, mut abandoned, mut held): (ByQos, ByQos, ByQos, ByQos) = Default::default();
         for message in &messages {
+            held[message.delivery.qos()] += 1;
             let outcome = match (&message.refusal, stored) {
                 (_, false) => &mut abandoned,
                 (Some(_), true) => &mut dead,
@@ -169,6 +170,7 @@ impl StatusStage {
                 totals.dead_lettered[qos] += dead[qos];
                 totals.abandoned[qos] += abandoned[qos];
             }
+            totals.release(held);
         });
         self.store
             .held

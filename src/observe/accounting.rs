@@ -24,17 +24,35 @@ pub struct Totals {
     pub shed: ByQos,
     /// Let go without a verdict, for the broker to redeliver: at a shutdown that could not wait, or by a bug.
     pub abandoned: ByQos,
+    /// Received and still held. Counted by itself as messages come and go, and not derived from the others, so that a
+    /// message without an outcome, or with two, breaks the sum for all to see.
+    pub in_flight: ByQos,
 }
 
 impl Totals {
-    /// What was received and has no outcome yet.
-    #[must_use]
-    pub fn in_flight(&self) -> ByQos {
-        [0, 1].map(|qos| self.received[qos] - self.settled(qos))
+    /// Messages were taken from the wire.
+    pub fn receive(&mut self, messages: ByQos, redelivered: ByQos) {
+        for qos in 0..2 {
+            self.received[qos] += messages[qos];
+            self.redelivered[qos] += redelivered[qos];
+            self.in_flight[qos] += messages[qos];
+        }
     }
 
-    fn settled(&self, qos: usize) -> u64 {
-        self.committed[qos] + self.duplicates[qos] + self.dead_lettered[qos] + self.shed[qos] + self.abandoned[qos]
+    /// Messages are held no longer, whatever became of them: that is booked beside this.
+    pub fn release(&mut self, messages: ByQos) {
+        for (held, gone) in self.in_flight.iter_mut().zip(messages) {
+            *held = held.saturating_sub(gone);
+        }
+    }
+
+    /// Whether each message has exactly one outcome or is still held.
+    #[must_use]
+    pub fn balances(&self) -> bool {
+        (0..2).all(|qos| {
+            let settled = self.committed[qos] + self.duplicates[qos] + self.dead_lettered[qos] + self.shed[qos] + self.abandoned[qos];
+            self.received[qos] == settled + self.in_flight[qos]
+        })
     }
 }
 
@@ -45,7 +63,9 @@ pub struct Accounting(Mutex<Totals>);
 impl Accounting {
     /// Books a burst or a batch at once.
     pub fn book(&self, entry: impl FnOnce(&mut Totals)) {
-        entry(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut totals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entry(&mut totals);
+        debug_assert!(totals.balances(), "the account does not balance: {totals:?}");
     }
 
     /// The totals at one instant.

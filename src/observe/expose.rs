@@ -63,8 +63,11 @@ mod tests {
                 .map(|_| scope.spawn(|| (0..1_000).all(|_| unaccounted(&render(&metrics, &accounting, Page::Qos)) == 0.0)))
                 .collect();
             while readers.iter().any(|reader| !reader.is_finished()) {
-                accounting.book(|totals| totals.received[1] += 3);
-                accounting.book(|totals| totals.committed[1] += 2);
+                accounting.book(|totals| totals.receive([0, 3], [0, 0]));
+                accounting.book(|totals| {
+                    totals.committed[1] += 2;
+                    totals.release([0, 2]);
+                });
             }
             assert!(readers.into_iter().all(|reader| reader.join().expect("it does not panic")));
         });

@@ -288,7 +288,6 @@ impl Metrics {
     }
 
     fn set_totals(&self, totals: &super::accounting::Totals) {
-        let in_flight = totals.in_flight();
         for (index, qos) in ["0", "1"].into_iter().enumerate() {
             let labels = [("qos", qos)];
             let pairs = [
@@ -304,7 +303,7 @@ impl Metrics {
                 counter(&self.recorder, family, &labels).absolute(count[index]);
             }
             #[expect(clippy::cast_precision_loss, reason = "the window holds at most 65,535 a connection")]
-            gauge(&self.recorder, QOS_IN_FLIGHT, &labels).set(in_flight[index] as f64);
+            gauge(&self.recorder, QOS_IN_FLIGHT, &labels).set(totals.in_flight[index] as f64);
         }
     }
 }

@@ -111,6 +111,11 @@ impl Report {
             .unwrap_or_else(|| panic!("the report has no {pointer}: {}", self.0))
     }
 
+    /// When it began, in seconds since 1970.
+    pub fn started_at(&self) -> f64 {
+        self.0["started_at"].as_f64().expect("it says when it began")
+    }
+
     /// Lost, doubled and unexpected readings, and those that are there.
     pub fn verdict(&self) -> [u64; 4] {
         ["/verified/lost", "/verified/doubled", "/verified/unexpected", "/verified/found"].map(|pointer| self.number(pointer))

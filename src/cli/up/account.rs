@@ -15,7 +15,7 @@ pub(super) fn print(totals: &Totals, report: Option<&Value>) -> bool {
         sum(totals.shed),
     );
     let stored = committed + duplicates + dead;
-    let mut balanced = received == stored + shed && sum(totals.in_flight()) == 0 && sum(totals.abandoned) == 0;
+    let mut balanced = received == stored + shed && sum(totals.in_flight) == 0 && sum(totals.abandoned) == 0;
     println!(
         "\n  received  {received} = committed {committed} + duplicates {duplicates} + dead letters {dead} + shed {shed}{}",
         if balanced { "" } else { "   DOES NOT BALANCE" }

@@ -98,7 +98,7 @@ impl Display {
                 format!("{rate:.0}"),
                 sum(totals.duplicates),
                 sum(totals.dead_lettered),
-                sum(totals.in_flight()),
+                sum(totals.in_flight),
                 quantiles[0].clone(),
                 quantiles[1].clone(),
             ]);

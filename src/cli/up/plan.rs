@@ -184,7 +184,7 @@ pub(super) async fn wait_until_ready(app: &App) -> anyhow::Result<()> {
 /// Waits until nothing is in flight any more, for a bounded time.
 async fn settle(app: &App) {
     let deadline = tokio::time::Instant::now() + SETTLE_WITHIN;
-    while app.accounting.totals().in_flight() != [0, 0] && tokio::time::Instant::now() < deadline {
+    while app.accounting.totals().in_flight != [0, 0] && tokio::time::Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
