@@ -63,8 +63,9 @@ pub(crate) struct Tally {
     pub(crate) unacked: Vec<(u32, u64)>,
     /// Messages that the broker refused: device and round.
     pub(crate) refused: Vec<(u32, u64)>,
+    /// Messages that the broker took although nobody was subscribed: device and round.
+    pub(crate) without_subscriber: Vec<(u32, u64)>,
     pub(crate) acked: u64,
-    pub(crate) without_subscriber: u64,
     /// From due to acked, in microseconds.
     pub(crate) ack_latency: Histogram<u64>,
     /// From due to sent, in microseconds, of messages that nothing but this program held up.
@@ -117,8 +118,8 @@ impl Player {
             sent_by_device: devices.iter().map(|device| (*device, 0)).collect(),
             unacked: Vec::new(),
             refused: Vec::new(),
+            without_subscriber: Vec::new(),
             acked: 0,
-            without_subscriber: 0,
             ack_latency: histogram(),
             lag: histogram(),
         };
@@ -349,7 +350,7 @@ impl Player {
     fn take(&mut self, packet: &Packet) -> anyhow::Result<()> {
         match packet {
             Packet::PubAck(ack) => {
-                self.tally.without_subscriber += u64::from(ack.reason == PubAckReason::NoMatchingSubscribers);
+                self.note_without_subscriber(ack.pkid, ack.reason == PubAckReason::NoMatchingSubscribers);
                 self.finish(
                     ack.pkid,
                     matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers),
@@ -357,7 +358,7 @@ impl Player {
             }
             Packet::PubRec(received) => {
                 let taken = matches!(received.reason, PubRecReason::Success | PubRecReason::NoMatchingSubscribers);
-                self.tally.without_subscriber += u64::from(received.reason == PubRecReason::NoMatchingSubscribers);
+                self.note_without_subscriber(received.pkid, received.reason == PubRecReason::NoMatchingSubscribers);
                 match &mut self.pending[usize::from(received.pkid)] {
                     Some(pending) if taken => {
                         pending.released = true;
@@ -371,6 +372,14 @@ impl Player {
             other => bail!("{other:?} was not asked for"),
         }
         Ok(())
+    }
+
+    fn note_without_subscriber(&mut self, packet_id: u16, nobody: bool) {
+        if let Some(pending) = &self.pending[usize::from(packet_id)]
+            && nobody
+        {
+            self.tally.without_subscriber.push((pending.device, pending.round));
+        }
     }
 
     fn release(&mut self, packet_id: u16) {

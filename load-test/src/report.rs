@@ -88,6 +88,11 @@ impl Report {
                 at_most("late", number(latency.late), limits.max_late.map(number));
             }
         }
+        at_most(
+            "without a subscriber",
+            number(self.without_subscriber),
+            Some(number(limits.max_without_subscriber)),
+        );
         if self.sent == 0 {
             failures.push("nothing was sent".to_owned());
         }

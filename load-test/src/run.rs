@@ -1,5 +1,6 @@
 //! `run`: plays the scenario from all connections, shows how it goes, verifies, reports, judges.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -226,8 +227,14 @@ fn report(plan: &Plan, tallies: &[Tally], seconds: f64) -> Report {
                 .iter()
                 .map(|(device, messages)| (scenario.device_id(*device), messages * readings)),
         );
-        for (device, round) in tally.unacked.iter().chain(&tally.refused) {
-            uncertain.extend((1..=readings).map(|index| (scenario.device_id(*device), round * readings + index)));
+        // One message can be more than one of these.
+        let doubtful: BTreeSet<(u32, u64)> = [&tally.unacked, &tally.refused, &tally.without_subscriber]
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect();
+        for (device, round) in doubtful {
+            uncertain.extend((1..=readings).map(|index| (scenario.device_id(device), round * readings + index)));
         }
     }
     let sum = |count: fn(&Tally) -> u64| tallies.iter().map(count).sum::<u64>();
@@ -240,7 +247,7 @@ fn report(plan: &Plan, tallies: &[Tally], seconds: f64) -> Report {
         sent: total,
         acked: sum(|tally| tally.acked),
         refused: sum(|tally| tally.refused.len() as u64),
-        without_subscriber: sum(|tally| tally.without_subscriber),
+        without_subscriber: sum(|tally| tally.without_subscriber.len() as u64),
         unacked: sum(|tally| tally.unacked.len() as u64),
         reconnects: plan.live.reconnects.load(Ordering::Relaxed),
         seconds,

@@ -51,6 +51,8 @@ pub(crate) struct Thresholds {
     pub(crate) max_doubled: u64,
     /// Readings that are there and were never sent.
     pub(crate) max_unexpected: u64,
+    /// Messages that the broker acked although nobody was subscribed. It dropped them, whatever the service does.
+    pub(crate) max_without_subscriber: u64,
     /// Milliseconds from due to committed, 99th percentile.
     pub(crate) max_p99_ms: Option<f64>,
     /// A reading that was committed later than this after it was due is late.
@@ -85,6 +87,7 @@ impl Default for Thresholds {
             max_lost: None,
             max_doubled: 0,
             max_unexpected: 0,
+            max_without_subscriber: 0,
             max_p99_ms: None,
             late_ms: 1_000.0,
             max_late: None,

@@ -52,7 +52,7 @@ pub(crate) struct Args {
 pub(crate) struct Expected {
     /// Device ids, and how many readings each sent: numbers 1 to that.
     pub(crate) sent: Vec<(String, u64)>,
-    /// Readings whose message was not acked, or refused: they may be there or not.
+    /// Readings whose message was not acked, or refused, or taken by the broker without a subscriber: they may be there or not.
     pub(crate) uncertain: Vec<(String, u64)>,
     /// Oldest and newest time a reading can have, in seconds since 1970.
     pub(crate) span: (f64, f64),

@@ -93,7 +93,8 @@ pub fn frame<'a>(rows: impl Iterator<Item = &'a [u8]>, into: &mut BytesMut) -> B
     into.split().freeze()
 }
 
-/// Sends `framed` and returns how many rows the server took.
+/// Sends `framed` and returns how many rows the server took. They are not committed by that, not even where the COPY is in no
+/// transaction: the server answers first and commits then.
 ///
 /// # Errors
 /// The server's; nothing of the COPY stays then.

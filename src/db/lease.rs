@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_postgres::Client;
@@ -21,6 +21,8 @@ use super::pool;
 const HEARTBEAT: Duration = Duration::from_secs(3);
 /// After this silence the server ends the holder's session (`idle_session_timeout`, PostgreSQL 14 and later).
 const SILENCE: Duration = Duration::from_secs(12);
+/// A lease that was confirmed longer ago than this may be another's: two beats and a half, well below the silence.
+const CERTAIN: Duration = Duration::from_millis(7_500);
 /// How often one who waits asks again.
 const RETRY: Duration = Duration::from_millis(500);
 /// How often a lease that was ours may be found taken before another is taken to hold it.
@@ -35,10 +37,22 @@ pub enum Lease {
     Sought,
     /// Another holds it, or may.
     Elsewhere,
-    /// It is ours.
-    Held,
+    /// It is ours, as the server said last at this time.
+    Held {
+        /// By the clock that goes on while a process is frozen.
+        confirmed: Instant,
+    },
     /// It was ours when the server was last reached.
     Unknown,
+}
+
+impl Lease {
+    /// Held, and confirmed so lately that the server cannot have ended our session since. A process that was frozen finds
+    /// here that it must ask again before it begins anything.
+    #[must_use]
+    pub fn is_certain(&self) -> bool {
+        matches!(self, Self::Held { confirmed } if confirmed.elapsed() < CERTAIN)
+    }
 }
 
 /// One who seeks a lease, keeps it, and seeks it again.
@@ -82,8 +96,7 @@ impl Seeker {
                     info!(lease = name, "lease held");
                     taken = 0;
                     self.burden.fetch_add(1, Ordering::Relaxed);
-                    state.send_replace(Lease::Held);
-                    let error = beat(&session).await;
+                    let error = self.beat(&session).await;
                     self.burden.fetch_sub(1, Ordering::Relaxed);
                     warn!(lease = name, error, "the lease's session was lost");
                     state.send_replace(Lease::Unknown);
@@ -92,7 +105,7 @@ impl Seeker {
                 // The server may not have ended our own lost session yet.
                 Ok(Attempt::Taken) if *state.borrow() == Lease::Unknown && taken < OWN_GHOST => taken += 1,
                 Ok(Attempt::Taken) => {
-                    if matches!(state.send_replace(Lease::Elsewhere), Lease::Held | Lease::Unknown) {
+                    if matches!(state.send_replace(Lease::Elsewhere), Lease::Held { .. } | Lease::Unknown) {
                         warn!(lease = name, "another replica holds the lease now");
                     }
                 }
@@ -100,6 +113,19 @@ impl Seeker {
                 Err(error) => debug!(lease = name, error = describe(&error), "the lease cannot be sought"),
             }
             tokio::time::sleep(RETRY.mul_f64(0.5 + fastrand::f64())).await;
+        }
+    }
+
+    /// Beats until a beat fails, and says why.
+    async fn beat(&self, session: &Client) -> String {
+        loop {
+            self.state.send_replace(Lease::Held { confirmed: Instant::now() });
+            tokio::time::sleep(HEARTBEAT).await;
+            match tokio::time::timeout(HEARTBEAT, session.batch_execute("SELECT 1")).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return describe(&error),
+                Err(_) => return format!("no answer within {HEARTBEAT:?}"),
+            }
         }
     }
 }
@@ -122,16 +148,4 @@ async fn acquire(config: &Config, name: &str) -> Result<Attempt, tokio_postgres:
         .query_one("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", &[&name])
         .await?;
     Ok(if row.get(0) { Attempt::Held(client) } else { Attempt::Taken })
-}
-
-/// Beats until a beat fails, and says why.
-async fn beat(session: &Client) -> String {
-    loop {
-        tokio::time::sleep(HEARTBEAT).await;
-        match tokio::time::timeout(HEARTBEAT, session.batch_execute("SELECT 1")).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return describe(&error),
-            Err(_) => return format!("no answer within {HEARTBEAT:?}"),
-        }
-    }
 }

@@ -42,9 +42,31 @@ pub(super) fn announced(properties: &ConnAckProperties, mqtt: &MqttConfig) -> Ve
     warnings
 }
 
+/// Whether this broker, by its own word (`mosquitto version 2.0.11`), does not keep shared subscriptions through a restart.
+pub(super) fn forgets_shared_subscriptions(version: &str) -> bool {
+    let Some(number) = version.trim().strip_prefix("mosquitto version ") else {
+        return false;
+    };
+    let parts: Vec<u32> = number.split('.').map_while(|part| part.parse().ok()).collect();
+    parts.len() > 1 && parts.as_slice() < [2, 0, 19].as_slice()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mosquitto_keeps_shared_subscriptions_from_2_0_19_on() {
+        for (version, forgets) in [
+            ("mosquitto version 2.0.11", true),
+            ("mosquitto version 1.6.9", true),
+            ("mosquitto version 2.0.19", false),
+            ("mosquitto version 2.1.2", false),
+            ("another broker 1.0", false),
+        ] {
+            assert_eq!(forgets_shared_subscriptions(version), forgets, "{version}");
+        }
+    }
 
     #[test]
     fn the_same_peak_again_and_again_is_a_limit_and_chance_is_not() {

@@ -12,8 +12,9 @@ use crate::observe::metrics::ConnectionMetrics;
 use crate::protocol::time;
 
 use super::ledger;
+use super::limits;
 use super::queue::Delivery;
-use super::subscribe::{Broken, Live, Outlet, Purpose, Subscriber};
+use super::subscribe::{BROKER_VERSION_TOPIC, Broken, Live, Outlet, Purpose, Subscriber};
 
 impl Subscriber {
     /// Everything that was read at once: one look at the clock, one entry in the account, one wake-up a shard.
@@ -37,7 +38,7 @@ impl Subscriber {
             };
             match packet {
                 Packet::Publish(publish) if publish.topic.starts_with(b"$SYS/") => {
-                    self.note_dropped(&publish);
+                    self.note_broker(&publish);
                     if publish.qos != QoS::AtMostOnce {
                         // Asked for at QoS 0; a session from before may hold some at QoS 1. Acked in its turn.
                         ledger::settle(std::iter::once(live.window.open(publish.pkid, received)));
@@ -147,13 +148,18 @@ impl Subscriber {
         Ok(())
     }
 
-    fn note_dropped(&self, publish: &Publish) {
-        let Some(dropped) = std::str::from_utf8(&publish.payload)
-            .ok()
-            .and_then(|text| text.trim().parse::<f64>().ok())
-        else {
+    /// What the broker says of itself.
+    fn note_broker(&self, publish: &Publish) {
+        let Ok(text) = std::str::from_utf8(&publish.payload) else { return };
+        if publish.topic == BROKER_VERSION_TOPIC.as_bytes() {
+            if limits::forgets_shared_subscriptions(text) {
+                self.warn(&format!(
+                    "{text} forgets shared subscriptions when it is restarted: what is published until we are back is lost in the broker; MQTT_SHARED=false is the safe mode before 2.0.19"
+                ));
+            }
             return;
-        };
+        }
+        let Ok(dropped) = text.trim().parse::<f64>() else { return };
         self.metrics.broker_dropped.set(dropped);
         if dropped > 0.0 {
             self.warn("the broker has dropped messages (iotflow_broker_dropped_messages): a queue limit is too low (Mosquitto: max_queued_messages 0, with max_queued_bytes and memory_limit)");

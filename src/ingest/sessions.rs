@@ -6,7 +6,7 @@ use deadpool_postgres::{Pool, PoolError};
 use crate::protocol::topic::{BadBaseTopic, TopicTree};
 
 use super::config::Config;
-use super::subscribe::{BROKER_DROPPED_TOPIC, Purpose};
+use super::subscribe::{BROKER_DROPPED_TOPIC, BROKER_VERSION_TOPIC, Purpose};
 
 /// A session to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,11 +28,16 @@ pub struct Session {
 pub fn wanted(config: &Config) -> Result<Vec<Session>, BadBaseTopic> {
     let tree = TopicTree::new(&config.base_topic)?;
     let client_id = |what: &str| format!("iotflow-{}-{what}", config.group);
+    let mut status_filters = vec![tree.status_filter(), BROKER_DROPPED_TOPIC.to_owned()];
+    if config.shared {
+        // Some versions forget shared subscriptions when they are restarted, which somebody should know.
+        status_filters.push(BROKER_VERSION_TOPIC.to_owned());
+    }
     let status = Session {
         name: "status".to_owned(),
         client_id: client_id("status"),
         // Status in a plain subscription: shares get no retained messages, and keep no order.
-        purpose: Purpose::Subscribe(vec![tree.status_filter(), BROKER_DROPPED_TOPIC.to_owned()]),
+        purpose: Purpose::Subscribe(status_filters),
         status: true,
     };
     let telemetry = |what: String, filter: String| Session {

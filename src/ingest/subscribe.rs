@@ -32,6 +32,8 @@ use super::queue::{Delivery, Held};
 
 /// What Mosquitto says it dropped, all clients together.
 pub const BROKER_DROPPED_TOPIC: &str = "$SYS/broker/publish/messages/dropped";
+/// Which broker it is, as Mosquitto and its likes say: `mosquitto version 2.0.18`.
+pub const BROKER_VERSION_TOPIC: &str = "$SYS/broker/version";
 /// The longest wait for a SUBACK or UNSUBACK.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// A session that is to end is drained when nothing came for this long.
@@ -151,7 +153,7 @@ impl Subscriber {
                         patience.reset();
                     }
                     let wait = patience.next_wait();
-                    report(&self.name, &broken, wait);
+                    self.report(&broken, wait);
                     tokio::select! {
                         () = self.stop.cancelled() => return,
                         () = tokio::time::sleep(wait) => {}
@@ -165,7 +167,8 @@ impl Subscriber {
     async fn await_lease(&mut self) -> bool {
         loop {
             match *self.lease.borrow_and_update() {
-                Lease::Held => return true,
+                held if held.is_certain() => return true,
+                Lease::Held { .. } => self.latch.unready("the lease was not confirmed lately"),
                 Lease::Elsewhere => self.latch.ready("another replica holds this session; standing by"),
                 Lease::Sought | Lease::Unknown => self.latch.unready("seeking the lease in the database"),
             }
@@ -351,6 +354,29 @@ impl Subscriber {
         Ok(())
     }
 
+    fn report(&self, broken: &Broken, wait: Duration) {
+        let connection = self.name.as_str();
+        match broken {
+            Broken::Connection(failure) if failure.is_takeover() && !self.lease.borrow().is_certain() => {
+                info!(
+                    connection,
+                    "another replica took the session over while our lease was not confirmed"
+                );
+            }
+            Broken::Connection(failure) if failure.is_takeover() => {
+                error!(
+                    connection,
+                    ?wait,
+                    "another client took our client id over although we hold its lease; is it in use elsewhere?"
+                );
+            }
+            Broken::Refused { .. } | Broken::NoSharedSubscriptions | Broken::NoWildcards | Broken::Abandoned => {
+                error!(connection, %broken, ?wait, "the session cannot be used as it is")
+            }
+            _ => warn!(connection, %broken, ?wait, "disconnected"),
+        }
+    }
+
     pub(super) fn warn(&self, warning: &str) {
         if self.latch.warn(warning) {
             warn!(connection = self.name, "{warning}");
@@ -397,20 +423,4 @@ fn durable_filter(path: &str) -> Filter {
     filter.preserve_retain = true;
     filter.retain_forward_rule = retained;
     filter
-}
-
-fn report(name: &str, broken: &Broken, wait: Duration) {
-    match broken {
-        Broken::Connection(failure) if failure.is_takeover() => {
-            error!(
-                connection = name,
-                ?wait,
-                "another client took our client id over although we hold its lease; is it in use elsewhere?"
-            );
-        }
-        Broken::Refused { .. } | Broken::NoSharedSubscriptions | Broken::NoWildcards | Broken::Abandoned => {
-            error!(connection = name, %broken, ?wait, "the session cannot be used as it is")
-        }
-        _ => warn!(connection = name, %broken, ?wait, "disconnected"),
-    }
 }

@@ -46,7 +46,7 @@ impl Tasks {
     /// Runs `future` as a task called `name`.
     pub fn spawn(&self, name: impl Into<String>, future: impl Future<Output = ()> + Send + 'static) {
         let registration = self.register(name.into());
-        let span = info_span!("task", name = %registration.name);
+        let span = info_span!("run", task = %registration.name);
         tokio::spawn(
             async move {
                 let outcome = AssertUnwindSafe(future).catch_unwind().await;

@@ -11,12 +11,22 @@ pub mod proxy;
 pub mod publisher;
 pub mod servers;
 pub mod service;
+pub mod watch;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
 
 /// The longest that anything here is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A test's size: `short` in `./dev test`, `whole` in `./dev faults`, which sets `IOTFLOW_FAULTS=whole`.
+pub fn size<T>(short: T, whole: T) -> T {
+    match std::env::var("IOTFLOW_FAULTS").as_deref() {
+        Ok("whole") => whole,
+        Ok(other) => panic!("IOTFLOW_FAULTS={other:?} is not known; `whole` is, or leave it away for the short form"),
+        Err(_) => short,
+    }
+}
 
 /// Waits until `condition` gives something, asking every few milliseconds; fails the test with `what` when it never does.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut condition: impl FnMut() -> F) -> T {

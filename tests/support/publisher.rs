@@ -44,4 +44,23 @@ impl Publisher {
             }
         }
     }
+
+    /// Publishes `count` messages at QoS 1, many under way at a time, and waits until the broker has acked them all.
+    pub async fn flood(&mut self, topic: &str, count: u32, payload: impl Fn(u32) -> String) {
+        let (mut sent, mut acked) = (0, 0);
+        while acked < count {
+            while sent < count
+                && self
+                    .client
+                    .try_publish(topic, QoS::AtLeastOnce, false, payload(sent).into_bytes())
+                    .is_ok()
+            {
+                sent += 1;
+            }
+            if let Event::Incoming(Packet::PubAck(ack)) = self.events.poll().await.expect("the broker is there") {
+                assert_eq!(ack.reason, PubAckReason::Success);
+                acked += 1;
+            }
+        }
+    }
 }

@@ -153,6 +153,10 @@ fn sweep() {
         .flatten()
         .map(|entry| entry.path());
     for path in entries.filter(|path| stale(path).is_some()) {
+        let disk = path.join("small-disk");
+        if disk.exists() {
+            drop(std::process::Command::new("umount").arg("--lazy").arg(disk).output());
+        }
         // Somebody else may be sweeping too.
         drop(std::fs::remove_dir_all(path));
     }
