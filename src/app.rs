@@ -225,6 +225,7 @@ impl App {
             held: Arc::clone(&store.held),
             stop: self.tasks.stop_token(),
             residue: Default::default(),
+            delivered: Default::default(),
         };
         let store = store.clone();
         let stop = self.tasks.stop_token();

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use fastrand::Rng;
 use iotflow::ingest::config::Config;
 use iotflow::ingest::parse::Intake;
-use iotflow::ingest::queue::Delivery;
+use iotflow::ingest::queue::{Delivery, Receipt};
 use iotflow::protocol::topic::TopicTree;
 use jiff::Timestamp;
 
@@ -36,7 +36,10 @@ impl Publish {
         Delivery {
             topic: self.topic.clone(),
             payload: self.payload.clone(),
-            received_at: RECEIVED_AT,
+            receipt: Receipt {
+                at: RECEIVED_AT,
+                again: false,
+            },
             received,
             ticket: None,
         }

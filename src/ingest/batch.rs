@@ -150,7 +150,7 @@ impl Message {
         match &mut self.refusal {
             None => {
                 self.refusal = Some(Refusal {
-                    id: dead_letter::new_id(self.delivery.received_at),
+                    id: dead_letter::new_id(&self.delivery),
                     rejection,
                 })
             }

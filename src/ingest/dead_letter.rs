@@ -1,14 +1,16 @@
 //! What could not become a row, kept whole: topic, payload, QoS, reason and detail, in the batch's own transaction.
 //!
-//! A message's dead letter has an id that is drawn once, so an attempt that is repeated after a lost answer writes the
-//! same row again and not another one.
+//! A message's dead letter has an id of its own, so an attempt that is repeated after a lost answer, and a delivery that is
+//! repeated after a lost connection, write the same row again and not another one.
 
 use tokio_postgres::{Error, Transaction};
-use uuid::{NoContext, Timestamp, Uuid};
+use uuid::Uuid;
+use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use crate::db::copy_in::POSTGRES_EPOCH_MICROS;
 
 use super::batch::Message;
+use super::queue::Delivery;
 
 const INSERT: &str = "
     INSERT INTO dead_letters (id, received_at, topic, qos, payload, reason, detail)
@@ -17,12 +19,16 @@ const INSERT: &str = "
         AS letters (id, micros, topic, qos, payload, reason, detail)
     ON CONFLICT (id) DO UPDATE SET reason = excluded.reason, detail = excluded.detail";
 
-/// An id that sorts by time of receipt (UUID version 7, RFC 9562).
+/// An id that sorts by time of receipt (UUID version 7, RFC 9562) and is the same whenever the same delivery is refused: its
+/// random bits are drawn from what was received.
 #[must_use]
-pub fn new_id(received_at: i64) -> Uuid {
-    let micros = u64::try_from(received_at).unwrap_or(0);
-    let nanos = u32::try_from(micros % 1_000_000 * 1_000).unwrap_or(0);
-    Uuid::new_v7(Timestamp::from_unix(NoContext, micros / 1_000_000, nanos))
+pub fn new_id(delivery: &Delivery) -> Uuid {
+    let received_at = delivery.receipt.at;
+    let seed = xxh3_64_with_seed(&delivery.topic, received_at.cast_unsigned());
+    let bits = xxh3_128_with_seed(&delivery.payload, seed).to_be_bytes();
+    let millis = u64::try_from(received_at / 1_000).unwrap_or(0);
+    let random = bits.first_chunk().expect("ten of sixteen bytes");
+    uuid::Builder::from_unix_timestamp_millis(millis, random).into_uuid()
 }
 
 /// Writes what is refused of `messages` in one statement.
@@ -39,9 +45,7 @@ pub async fn insert<'a>(transaction: &Transaction<'_>, messages: impl Iterator<I
     if ids.is_empty() {
         return Ok(());
     }
-    let received: Vec<i64> = refused()
-        .map(|(delivery, _)| delivery.received_at - POSTGRES_EPOCH_MICROS)
-        .collect();
+    let received: Vec<i64> = refused().map(|(delivery, _)| delivery.receipt.at - POSTGRES_EPOCH_MICROS).collect();
     let topics: Vec<String> = refused()
         .map(|(delivery, _)| storable(&String::from_utf8_lossy(&delivery.topic)))
         .collect();

@@ -22,6 +22,8 @@ pub mod subscribe;
 
 mod receive;
 
+pub mod delivered;
+
 mod limits;
 
 pub mod ledger;

@@ -20,7 +20,7 @@ use crate::protocol::topic::{Channel, Telemetry, TopicTree};
 
 use super::batch::{Batch, Ref};
 use super::config::Config;
-use super::queue::{Delivery, ShardQueue, Sleeper};
+use super::queue::{Delivery, Receipt, ShardQueue, Sleeper};
 
 /// Deliveries between two looks at the clock and the writer.
 const SLICE: usize = 256;
@@ -182,13 +182,13 @@ impl Intake {
             self.batch.messages[message].delivery.topic.clone(),
             self.batch.messages[message].delivery.payload.clone(),
         );
-        let refused = self.parse(&topic, &payload, self.batch.messages[message].delivery.received_at);
+        let refused = self.parse(&topic, &payload, self.batch.messages[message].delivery.receipt);
         if let Some(rejection) = refused.unwrap_or_else(Some) {
             self.batch.messages[message].refuse(rejection);
         }
     }
 
-    fn parse(&mut self, topic: &[u8], payload: &[u8], received_at: i64) -> Result<Option<Rejection>, Rejection> {
+    fn parse(&mut self, topic: &[u8], payload: &[u8], receipt: Receipt) -> Result<Option<Rejection>, Rejection> {
         if payload.len() > self.max_payload_bytes {
             return Err(Rejection::new(
                 Reason::PayloadTooLarge,
@@ -200,13 +200,24 @@ impl Intake {
             return Err(Rejection::new(Reason::UnknownTopic, "no telemetry topic"));
         };
         let Self { batch, parser, known, .. } = self;
-        let summary = parser.parse(Origin { device, kind, received_at }, payload, |reading| {
-            if kind == Telemetry::Events {
-                let device = known.device(device, batch).0;
-                batch.push_event(reading, device);
+        let origin = Origin {
+            device,
+            kind,
+            received_at: receipt.at,
+        };
+        let summary = parser.parse(origin, payload, |reading| {
+            let (reference, set) = if kind == Telemetry::Events {
+                (known.device(device, batch).0, None)
             } else {
-                let (device, set) = known.device_and_set(device, reading, batch)?;
-                batch.push_reading(reading, device, set);
+                let (reference, set) = known.device_and_set(device, reading, batch)?;
+                (reference, Some(set))
+            };
+            if !reading.own_time && !receipt.again {
+                known.tell_apart(device, &mut reading.time);
+            }
+            match set {
+                None => batch.push_event(reading, reference),
+                Some(set) => batch.push_reading(reading, reference, set),
             }
             Ok(())
         })?;
@@ -257,6 +268,8 @@ struct Device {
     asked: (u64, u32),
     sets: Vec<u32>,
     names: HashSet<u32, FixedState>,
+    /// The last time of receipt that became a reading's time.
+    last_receipt: i64,
 }
 
 #[derive(Debug)]
@@ -266,6 +279,14 @@ struct MetricSet {
 }
 
 impl Dictionary {
+    /// Two messages of a device that give no time are two readings, even where they are received in the same microsecond.
+    fn tell_apart(&mut self, device: DeviceIdRef<'_>, time: &mut i64) {
+        if let Some(known) = self.devices.get_mut(device.as_str()) {
+            *time = (*time).max(known.last_receipt.saturating_add(1));
+            known.last_receipt = *time;
+        }
+    }
+
     fn device(&mut self, device: DeviceIdRef<'_>, batch: &mut Batch) -> (Ref, &mut Device) {
         if !self.devices.contains_key(device.as_str()) {
             self.devices.insert(device.to_owned(), Device::default());

@@ -14,6 +14,15 @@ use crossbeam::sync::{Parker, Unparker};
 
 use super::ledger::Ticket;
 
+/// A message's time of receipt, which is the time of a reading that gives none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// Microseconds since 1970; no two messages of a connection have the same.
+    pub at: i64,
+    /// It was delivered before, and this is the time of that.
+    pub again: bool,
+}
+
 /// One message on its way from the wire to the table.
 #[derive(Debug)]
 pub struct Delivery {
@@ -21,8 +30,8 @@ pub struct Delivery {
     pub topic: Bytes,
     /// The payload.
     pub payload: Bytes,
-    /// Received at, in microseconds since 1970.
-    pub received_at: i64,
+    /// When it was received, by the clock that readings are stamped with.
+    pub receipt: Receipt,
     /// Received at, on the clock that never steps.
     pub received: Instant,
     /// What must be spent once it is committed; QoS 0 has none.
@@ -208,7 +217,7 @@ mod tests {
         Delivery {
             topic: Bytes::new(),
             payload: Bytes::from(number.to_string()),
-            received_at: 0,
+            receipt: Receipt { at: 0, again: false },
             received: Instant::now(),
             ticket: None,
         }

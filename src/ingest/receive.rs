@@ -19,7 +19,7 @@ use super::subscribe::{BROKER_VERSION_TOPIC, Broken, Live, Outlet, Purpose, Subs
 impl Subscriber {
     /// Everything that was read at once: one look at the clock, one entry in the account, one wake-up a shard.
     pub(super) fn take_packets(&self, connection: &mut Connection, live: &mut Live, metrics: &ConnectionMetrics) -> Result<(), Broken> {
-        let (received, received_at) = (Instant::now(), time::now());
+        let (received, now) = (Instant::now(), time::now());
         let (mut count, mut redelivered): (ByQos, ByQos) = Default::default();
         let mut held = 0;
         let outcome = loop {
@@ -45,14 +45,18 @@ impl Subscriber {
                     }
                 }
                 Packet::Publish(publish) => {
-                    let ticket = match publish.qos {
-                        QoS::AtMostOnce => None,
-                        _ => Some(live.window.open(publish.pkid, received)),
+                    let (ticket, receipt) = match publish.qos {
+                        QoS::AtMostOnce => (None, live.delivered.unnoted(now)),
+                        _ => (
+                            Some(live.window.open(publish.pkid, received)),
+                            live.delivered
+                                .note(publish.pkid, publish.dup, &publish.topic, &publish.payload, now),
+                        ),
                     };
                     let delivery = Delivery {
                         topic: publish.topic,
                         payload: publish.payload,
-                        received_at,
+                        receipt,
                         received,
                         ticket,
                     };

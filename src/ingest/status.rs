@@ -113,7 +113,7 @@ impl StatusStage {
         };
         let mut state = State {
             online: status != Status::Offline,
-            at: delivery.received_at,
+            at: delivery.receipt.at,
             payload: None,
         };
         // The topic says it all; an empty payload also clears a retained message.
@@ -121,7 +121,7 @@ impl StatusStage {
             let origin = Origin {
                 device,
                 kind: Telemetry::Events,
-                received_at: delivery.received_at,
+                received_at: delivery.receipt.at,
             };
             self.parser.parse(origin, &delivery.payload, |reading| {
                 state.at = reading.time;

@@ -25,6 +25,7 @@ use crate::mqtt::connection::{Connection, ConnectionError};
 use crate::observe::accounting::Accounting;
 use crate::observe::metrics::{ConnectionMetrics, Metrics};
 
+use super::delivered::Delivered;
 use super::ledger::{Residue, Window};
 use super::limits::{self, Peaks};
 use super::pipeline::Inlet;
@@ -88,6 +89,8 @@ pub struct Subscriber {
     pub stop: CancellationToken,
     /// What earlier connections left in the queues.
     pub residue: Residue,
+    /// What the last one delivered.
+    pub delivered: Delivered,
 }
 
 /// How a session's connection came to its end.
@@ -200,8 +203,11 @@ impl Subscriber {
             }
         };
         let window = Window::new(self.mqtt.receive_maximum, metrics.fenced.clone(), std::mem::take(&mut self.residue));
-        let live = Live {
+        let mut delivered = std::mem::take(&mut self.delivered);
+        delivered.begin(connack.session_present);
+        let mut live = Live {
             window,
+            delivered,
             asked,
             answered: None,
             answer_due: Instant::now() + ANSWER_WITHIN,
@@ -212,9 +218,9 @@ impl Subscriber {
             peaks: Peaks::default(),
             burst: Vec::new(),
         };
-        let mut live = live;
         let end = self.serve(connection, &mut live, metrics).await;
         self.residue = live.window.into_residue();
+        self.delivered = live.delivered;
         end
     }
 
@@ -393,6 +399,7 @@ async fn wait_for(lease: &mut watch::Receiver<Lease>, state: Lease) {
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) window: Window,
+    pub(super) delivered: Delivered,
     /// The packet id of our SUBSCRIBE or UNSUBSCRIBE.
     pub(super) asked: u16,
     pub(super) answered: Option<Instant>,

@@ -121,7 +121,7 @@ impl Parser {
         &mut self,
         origin: Origin<'_>,
         payload: &[u8],
-        mut take: impl FnMut(&Reading) -> Result<(), Rejection>,
+        mut take: impl FnMut(&mut Reading) -> Result<(), Rejection>,
     ) -> Result<Summary, Rejection> {
         if payload.is_empty() {
             return Err(Rejection::new(
@@ -228,7 +228,7 @@ fn document(
     window: TimeWindow,
     fields: &mut Fields,
     reading: &mut Reading,
-    take: &mut impl FnMut(&Reading) -> Result<(), Rejection>,
+    take: &mut impl FnMut(&mut Reading) -> Result<(), Rejection>,
 ) -> Result<Summary, Rejection> {
     let mut summary = Summary::default();
     let mut object = |at: usize, element: u32, summary: &mut Summary| {
@@ -287,6 +287,10 @@ fn object(
     fields.collect(nodes, at, true)?;
     check_device_id(nodes, fields.device_id, origin.device)?;
     (reading.time, reading.own_time) = reading_time(nodes, fields.timestamp.or(fields.ts), origin.received_at, window)?;
+    if !reading.own_time {
+        // Elements of one array are received at once, and are not one and the same.
+        reading.time = reading.time.saturating_add(i64::from(reading.element));
+    }
     reading.names.clear();
     reading.values.clear();
     reading.extra.clear();

@@ -213,12 +213,9 @@ async fn lost_answers(with_bad_messages: bool) -> f64 {
         }
     }
     let report = fleet.report().await;
-    let name = if with_bad_messages {
-        "COMMIT of rows and dead letters"
-    } else {
-        "COPY"
-    };
-    trial.watch.verdict(&format!("answer to a {name} lost, {rounds} times"), &report);
+    let what = if with_bad_messages { "rows and dead letters" } else { "rows" };
+    let name = format!("answer to the COMMIT of {what} lost, {rounds} times");
+    trial.watch.verdict(&name, &report);
     until_number(&trial.servers.sql().await, "SELECT count(*) FROM dead_letters", sent_bad).await;
     service.sum("iotflow_qos_duplicates_total").await
 }

@@ -1,12 +1,14 @@
-//! A broker that forgets the session while acks are still due: they belong to nothing any more, and must never be sent.
+//! Sessions that are lost, and sessions that are resumed, as a broker shows them that does what the test says.
 
 use rumqttc::v5::mqttbytes::v5::Packet;
 
 use super::support::fake_broker::FakeBroker;
-use super::support::judge::number;
+use super::support::judge::{number, until_number};
+use super::support::publisher::Publisher;
 use super::support::servers::environment;
 use super::support::service::Service;
 use super::support::{self, eventually};
+use super::trial::Trial;
 
 #[tokio::test]
 async fn acks_of_a_lost_session_are_never_sent() {
@@ -56,4 +58,52 @@ async fn acks_of_a_lost_session_are_never_sent() {
         Some(Packet::PubAck(ack)) => assert_eq!(ack.pkid, 9, "an ack of the lost session was sent"),
         other => panic!("{other:?} in place of the PUBACK"),
     }
+}
+
+/// A reading that gives no time is stored at its time of receipt. Delivered again it is known by what was delivered before.
+#[tokio::test]
+async fn messages_without_a_time_are_known_again_when_the_session_is_resumed() {
+    let folder = support::servers::folder();
+    let (postgres, _) = support::servers::start_postgres(folder.path()).await;
+    let broker = FakeBroker::listen().await;
+    let service = Service::start(folder.path(), &environment(broker.port, postgres.url().reveal())).await;
+    let mut others = Vec::new();
+    let mut peer = broker.accept_subscriber("iotflow-ingest-0", false, &mut others).await;
+    // All alike and in one write, so that only their times of receipt tell them apart; and one that is no reading.
+    let mut deliveries: Vec<(u16, String)> = (1..=9).map(|packet| (packet, r#"{"door":1}"#.to_owned())).collect();
+    deliveries.push((10, "no JSON".to_owned()));
+    peer.deliver_together("iotflow/devices/d/telemetry", &deliveries).await;
+    for packet in 1..=10 {
+        assert!(matches!(peer.next().await, Some(Packet::PubAck(ack)) if ack.pkid == packet));
+    }
+    // The acks from the fourth on got lost on the way.
+    drop(peer);
+    let mut peer = broker.accept_subscriber("iotflow-ingest-0", true, &mut others).await;
+    peer.deliver_again("iotflow/devices/d/telemetry", &deliveries[3..]).await;
+    // And one more that looks the same, but was never delivered; Mosquitto marks it all the same.
+    peer.deliver_again("iotflow/devices/d/telemetry", &[(11, r#"{"door":1}"#.to_owned())])
+        .await;
+    for packet in 4..=11 {
+        assert!(matches!(peer.next().await, Some(Packet::PubAck(ack)) if ack.pkid == packet));
+    }
+    let sql = support::servers::connect(postgres.url().reveal()).await;
+    assert_eq!(number(&sql, "SELECT count(*) FROM telemetry").await, 10);
+    assert_eq!(number(&sql, "SELECT count(*) FROM dead_letters").await, 1);
+    let series = service.series().await;
+    assert_eq!(support::service::sum(&series, "iotflow_qos_duplicates_total"), 6.0);
+}
+
+#[tokio::test]
+async fn readings_without_a_time_are_as_many_as_were_sent() {
+    let trial = Trial::start().await;
+    let _service = trial.service().await;
+    let mut publisher = Publisher::new(trial.servers.mqtt_port);
+    // Arrays whose elements are all alike, faster than a microsecond an element.
+    publisher
+        .flood("iotflow/devices/d/telemetry", 500, |_| {
+            format!("[{}]", vec![r#"{"door":1}"#; 20].join(","))
+        })
+        .await;
+    let sql = trial.servers.sql().await;
+    until_number(&sql, "SELECT count(*) FROM telemetry", 10_000).await;
 }

@@ -97,10 +97,20 @@ impl Peer {
 
     /// Several deliveries in one write.
     pub async fn deliver_together(&mut self, topic: &str, deliveries: &[(u16, String)]) {
+        self.deliver_all(topic, deliveries, false).await;
+    }
+
+    /// The same, marked as delivered before.
+    pub async fn deliver_again(&mut self, topic: &str, deliveries: &[(u16, String)]) {
+        self.deliver_all(topic, deliveries, true).await;
+    }
+
+    async fn deliver_all(&mut self, topic: &str, deliveries: &[(u16, String)], dup: bool) {
         let mut out = BytesMut::new();
         for (packet_id, payload) in deliveries {
             let mut publish = Publish::new(topic, QoS::AtLeastOnce, payload.clone().into_bytes(), None);
             publish.pkid = *packet_id;
+            publish.dup = dup;
             Packet::Publish(publish).write(&mut out, None).expect("a sound packet");
         }
         self.write(&out).await;
