@@ -10,12 +10,9 @@
 //! head. Everybody else has [`Ticket`]s, which travel with the data and are spent once. A connection that ends takes its
 //! window along, so tickets spent later have nobody to tell: that is the epoch gate of §3.9, made of ownership.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use metrics::Counter;
-use tokio::sync::Notify;
+use super::sync::{Arc, AtomicBool, AtomicU8, Counter, Notify, Ordering};
 
 const OPEN: u8 = 0;
 const DONE: u8 = 1;

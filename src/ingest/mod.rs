@@ -28,6 +28,10 @@ pub mod ledger;
 
 pub mod queue;
 
+pub mod doorbell;
+
+mod sync;
+
 pub mod parse;
 
 pub mod batch;
