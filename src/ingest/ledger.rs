@@ -12,7 +12,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::sync::{Arc, AtomicBool, AtomicU8, Counter, Notify, Ordering};
+use super::sync::{Arc, AtomicBool, AtomicU8, Counter, Notify, Ordering, fence};
 
 const OPEN: u8 = 0;
 const DONE: u8 = 1;
@@ -50,7 +50,11 @@ impl Residue {
     /// How many tickets are not spent.
     #[must_use]
     pub fn tickets(&self) -> usize {
-        self.0.iter().map(|shared| Arc::strong_count(shared) - 1).sum()
+        let tickets = self.0.iter().map(|shared| Arc::strong_count(shared) - 1).sum();
+        // Pairs with the release in which an owner of an `Arc` goes: whoever finds a ticket gone finds its place in the
+        // queue free.
+        fence(Ordering::Acquire);
+        tickets
     }
 }
 
@@ -193,20 +197,22 @@ impl Drop for Ticket {
 
 /// Spends tickets, all of whose messages are committed, and wakes each connection concerned once.
 pub fn settle(tickets: impl Iterator<Item = Ticket>) {
-    let mut last: Option<Arc<Shared>> = None;
+    // A ticket is kept, and no `Arc` cloned: owners of what is shared are counted as tickets, and that number must never grow
+    // once a window has ended, or one that just had room would be full.
+    let mut kept: Option<Ticket> = None;
     for mut ticket in tickets {
         ticket.spend();
-        match &last {
-            Some(shared) if Arc::ptr_eq(shared, &ticket.shared) => {}
+        match &kept {
+            Some(kept) if Arc::ptr_eq(&kept.shared, &ticket.shared) => {}
             _ => {
-                if let Some(shared) = last.replace(Arc::clone(&ticket.shared)) {
-                    shared.changed.notify_one();
+                if let Some(before) = kept.replace(ticket) {
+                    before.shared.changed.notify_one();
                 }
             }
         }
     }
-    if let Some(shared) = last {
-        shared.changed.notify_one();
+    if let Some(ticket) = kept {
+        ticket.shared.changed.notify_one();
     }
 }
 
