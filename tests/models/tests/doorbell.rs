@@ -162,6 +162,22 @@ fn a_nudge_ends_a_rest_whenever_it_comes() {
     });
 }
 
+#[test]
+fn the_close_ends_a_rest_whenever_it_comes() {
+    loom::model(|| {
+        let (bell, sleeper) = Doorbell::new();
+        let bell = Arc::new(bell);
+        let last_producer = {
+            let bell = bell.clone();
+            thread::spawn(move || bell.close())
+        };
+        while !bell.is_closed() {
+            bell.rest(&sleeper, Duration::MAX);
+        }
+        last_producer.join().expect("the producer does not panic");
+    });
+}
+
 /// The doorbell's order of steps, with or without each of the two fences and the second look.
 struct Broken<const PRODUCER_FENCE: bool, const CONSUMER_FENCE: bool, const SECOND_LOOK: bool> {
     sleeping: AtomicBool,
