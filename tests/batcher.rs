@@ -4,7 +4,7 @@
 #[path = "support/copy_form.rs"]
 mod copy_form;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -207,6 +207,16 @@ fn check(batch: &Batch, sent: &[Message], ids: &Ids) {
     }
     let (telemetry, events) = (&batch.telemetry.rows, &batch.events.rows);
     assert!(telemetry.is_sorted_by_key(|row| row.key) && events.is_sorted_by_key(|row| row.key));
+    let devices: HashSet<i32> = telemetry.iter().chain(events).map(|row| row.key.0).collect();
+    let sets: HashSet<i64> = telemetry.iter().map(|row| row.key.2).collect();
+    assert!(
+        batch.device_ids.iter().all(|id| devices.contains(id)),
+        "asked for a device of another batch"
+    );
+    assert!(
+        batch.set_ids.iter().all(|id| sets.contains(&i64::from(*id))),
+        "asked for a set of another batch"
+    );
 
     let expect = |is_event: bool| {
         let expected = (0_u32..)
@@ -333,11 +343,11 @@ fn numbered(connection: i64, bursts: &[(Duration, Vec<Message>)]) -> impl Iterat
     (connection * 100_000 + 1..).zip(bursts.iter().flat_map(|(_, burst)| burst))
 }
 
-/// Publishes on one connection, then waits until all is acked.
-fn publish(connection: i64, bursts: &[(Duration, Vec<Message>)], queue: &ShardQueue) {
+/// Publishes on one connection. Returns its window, and how many acks are to come.
+fn publish(connection: i64, bursts: &[(Duration, Vec<Message>)], queue: &ShardQueue) -> (Window, u16) {
     let mut window = Window::new(u16::MAX, Counter::noop(), Residue::default());
     let mut messages = numbered(connection, bursts);
-    let (mut sent, mut acked) = (0, 0);
+    let mut sent = 0;
     for (pause, burst) in bursts {
         thread::sleep(*pause);
         for (number, message) in messages.by_ref().take(burst.len()) {
@@ -351,16 +361,7 @@ fn publish(connection: i64, bursts: &[(Duration, Vec<Message>)], queue: &ShardQu
         }
         queue.wake();
     }
-    let deadline = Instant::now() + PATIENCE;
-    while acked < sent {
-        while let Some((packet, _)) = window.next_done() {
-            acked += 1;
-            assert_eq!(packet, acked, "acks leave in receive order");
-        }
-        assert!(!window.is_abandoned(), "a ticket was dropped");
-        assert!(Instant::now() < deadline, "{acked} of {sent} acked after {PATIENCE:?}");
-        thread::yield_now();
-    }
+    (window, sent)
 }
 
 /// Takes what the parse stage hands over, checks it, and gives it back, as the service's writer does. Returns the numbers
@@ -407,13 +408,17 @@ proptest! {
             let (run, queue) = (run.clone(), Arc::clone(&queue));
             thread::spawn(move || write(&run, inbox, &handover, &queue))
         };
-        thread::scope(|scope| {
-            for (connection, bursts) in (0..).zip(&run.connections) {
-                let queue = &queue;
-                scope.spawn(move || publish(connection, bursts, queue));
-            }
+        let windows: Vec<_> = thread::scope(|scope| {
+            let publishers: Vec<_> = (0..)
+                .zip(&run.connections)
+                .map(|(connection, bursts)| {
+                    let queue = &queue;
+                    scope.spawn(move || publish(connection, bursts, queue))
+                })
+                .collect();
+            publishers.into_iter().map(|publisher| publisher.join().expect("QoS 1 found no place")).collect()
         });
-        // The stage ends with the queue, and the writer with the stage.
+        // Closed with whatever still waits in it. The stage ends when it is empty, and the writer with the stage.
         queue.close();
         let deadline = Instant::now() + PATIENCE;
         while !(stage.is_finished() && writer.is_finished()) {
@@ -422,6 +427,10 @@ proptest! {
         }
         stage.join().expect("the stage does not panic");
         let written = writer.join().expect("the writer does not panic");
+        for (mut window, sent) in windows {
+            prop_assert!(std::iter::from_fn(|| window.next_done()).map(|(packet, _)| packet).eq(1..=sent), "acks leave in receive order");
+            prop_assert!(!window.is_abandoned(), "a ticket was dropped");
+        }
         for (connection, bursts) in (0..).zip(&run.connections) {
             let own = written.iter().copied().filter(|number| *number / 100_000 == connection);
             prop_assert!(own.eq(numbered(connection, bursts).map(|(number, _)| number)), "connection {connection}: {written:?}");

@@ -83,6 +83,7 @@ fn float8_array(mut field: &[u8]) -> Vec<f64> {
         let count = i32::from_be_bytes(take(&mut field));
         let first_index = i32::from_be_bytes(take(&mut field));
         assert_eq!(first_index, 1);
+        assert!(count > 0, "an array without elements has no dimension");
         for _ in 0..count {
             assert_eq!(i32::from_be_bytes(take(&mut field)), 8, "an element's length");
             values.push(f64::from_be_bytes(take(&mut field)));
