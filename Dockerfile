@@ -7,7 +7,7 @@ COPY . .
 # mount is no part of the image, hence the copies.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/build/target \
-    cargo build --release --locked --workspace \
+    cargo build --release --locked -p iotflow -p iotflow-load \
     && install -D -t /out target/release/iotflow target/release/iotflow-load
 
 FROM debian:bookworm-slim

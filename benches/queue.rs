@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use iotflow::ingest::config::Config;
+use iotflow::ingest::doorbell::Sleeper;
 use iotflow::ingest::ledger::Window;
-use iotflow::ingest::queue::{Delivery, ShardQueue, Sleeper};
+use iotflow::ingest::queue::{Delivery, ShardQueue};
 use metrics::Counter;
 
 use support::{flat, fleet};

@@ -464,7 +464,12 @@ fn the_image_is_built_from_what_is_there() {
     }
     // Cargo refuses a workspace without one of its members, and a manifest without one of its targets.
     let manifest = read("Cargo.toml");
-    let needed = [("[[bench]]", "benches"), ("[[test]]", "tests"), ("\"load-test\"", "load-test")];
+    let needed = [
+        ("[[bench]]", "benches"),
+        ("[[test]]", "tests"),
+        ("\"load-test\"", "load-test"),
+        ("\"tests/models\"", "tests/models"),
+    ];
     let needed = needed
         .iter()
         .filter(|(word, _)| manifest.contains(word))

@@ -189,6 +189,8 @@ fn every_refusal_has_its_reason() {
         (b"{\"a\":null,\"a\":1}".to_vec(), Reason::DuplicateKey),
         (b"{\"a\":1,\"data\":{\"a\":1}}".to_vec(), Reason::DuplicateKey),
         (b"{\"a\":1,\"ts\":1,\"ts\":1}".to_vec(), Reason::DuplicateKey),
+        (b"{\"data\":{\"a\":1},\"data\":{\"b\":1}}".to_vec(), Reason::DuplicateKey),
+        (b"{\"values\":1,\"values\":{\"a\":1}}".to_vec(), Reason::DuplicateKey),
         (b"{\"a\":{\"b\":1,\"b\":2}}".to_vec(), Reason::DuplicateKey),
         (b"{\"\":1}".to_vec(), Reason::BadMetricName),
         (long_name.into_bytes(), Reason::BadMetricName),

@@ -109,7 +109,7 @@ impl Writer {
             if !stored {
                 self.abandon(&mut batch);
             }
-            // Room for two, and no more than two exist.
+            // Room for two. A third may exist, where the parse thread sealed between our push and its next look: it is open there.
             drop(handover.returned.push(batch));
             if self.latest.due().is_some_and(|due| due <= Instant::now()) {
                 self.flush_latest().await;

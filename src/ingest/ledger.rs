@@ -10,12 +10,9 @@
 //! head. Everybody else has [`Ticket`]s, which travel with the data and are spent once. A connection that ends takes its
 //! window along, so tickets spent later have nobody to tell: that is the epoch gate of §3.9, made of ownership.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use metrics::Counter;
-use tokio::sync::Notify;
+use super::sync::{Arc, AtomicBool, AtomicU8, Counter, Notify, Ordering, fence};
 
 const OPEN: u8 = 0;
 const DONE: u8 = 1;
@@ -53,7 +50,11 @@ impl Residue {
     /// How many tickets are not spent.
     #[must_use]
     pub fn tickets(&self) -> usize {
-        self.0.iter().map(|shared| Arc::strong_count(shared) - 1).sum()
+        let tickets = self.0.iter().map(|shared| Arc::strong_count(shared) - 1).sum();
+        // Pairs with the release in which an owner of an `Arc` goes: whoever finds a ticket gone finds its place in the
+        // queue free.
+        fence(Ordering::Acquire);
+        tickets
     }
 }
 
@@ -196,20 +197,22 @@ impl Drop for Ticket {
 
 /// Spends tickets, all of whose messages are committed, and wakes each connection concerned once.
 pub fn settle(tickets: impl Iterator<Item = Ticket>) {
-    let mut last: Option<Arc<Shared>> = None;
+    // A ticket is kept, and no `Arc` cloned: owners of what is shared are counted as tickets, and that number must never grow
+    // once a window has ended, or one that just had room would be full.
+    let mut kept: Option<Ticket> = None;
     for mut ticket in tickets {
         ticket.spend();
-        match &last {
-            Some(shared) if Arc::ptr_eq(shared, &ticket.shared) => {}
+        match &kept {
+            Some(kept) if Arc::ptr_eq(&kept.shared, &ticket.shared) => {}
             _ => {
-                if let Some(shared) = last.replace(Arc::clone(&ticket.shared)) {
-                    shared.changed.notify_one();
+                if let Some(before) = kept.replace(ticket) {
+                    before.shared.changed.notify_one();
                 }
             }
         }
     }
-    if let Some(shared) = last {
-        shared.changed.notify_one();
+    if let Some(ticket) = kept {
+        ticket.shared.changed.notify_one();
     }
 }
 
@@ -222,25 +225,77 @@ mod tests {
         Window::new(receive_maximum, Counter::noop(), Residue::default())
     }
 
+    /// What happens to a connection, or to the tickets that are about.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Open,
+        /// These are settled at once, whichever connection they are of.
+        Settle(Vec<prop::sample::Index>),
+        Drop(prop::sample::Index),
+        Ack,
+        Reconnect,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let index = any::<prop::sample::Index>;
+        let step = prop_oneof![
+            8 => Just(Step::Open),
+            4 => prop::collection::vec(index(), 1..5).prop_map(Step::Settle),
+            1 => index().prop_map(Step::Drop),
+            4 => Just(Step::Ack),
+            1 => Just(Step::Reconnect),
+        ];
+        prop::collection::vec(step, 0..300)
+    }
+
     proptest! {
         #[test]
-        fn acks_leave_in_receive_order_and_never_before_they_are_done(order in prop::collection::vec(any::<prop::sample::Index>(), 0..300)) {
-            let mut window = window(7);
-            let (mut open, mut acked, mut sent) = (Vec::new(), Vec::new(), 0_u16);
-            for choice in order {
-                if open.len() < 7 && window.unacked() < 7 && choice.index(2) == 0 {
-                    sent += 1;
-                    open.push((sent, window.open(sent, Instant::now())));
-                } else if !open.is_empty() {
-                    let (_, ticket) = open.swap_remove(choice.index(open.len()));
-                    settle(std::iter::once(ticket));
+        fn acks_are_those_of_the_connection_done_and_in_receive_order(receive_maximum in 1_u16..9, steps in steps()) {
+            let mut window = window(receive_maximum);
+            // The tickets about, each with its connection and packet, and what the connection of now has not acked.
+            let (mut tickets, mut unacked) = (Vec::new(), std::collections::VecDeque::new());
+            let (mut connection, mut packet, mut done, mut abandoned) = (0, 0, std::collections::HashSet::new(), false);
+            for step in steps {
+                match step {
+                    Step::Open if window.is_full() => {}
+                    Step::Open => {
+                        packet += 1;
+                        tickets.push((connection, packet, window.open(packet, Instant::now())));
+                        unacked.push_back(packet);
+                    }
+                    Step::Settle(choices) => {
+                        let mut chosen = Vec::new();
+                        for choice in choices {
+                            if !tickets.is_empty() {
+                                let (of, packet, ticket) = tickets.swap_remove(choice.index(tickets.len()));
+                                done.insert((of, packet));
+                                chosen.push(ticket);
+                            }
+                        }
+                        settle(chosen.into_iter());
+                    }
+                    Step::Drop(choice) => if !tickets.is_empty() {
+                        let (of, ..) = tickets.swap_remove(choice.index(tickets.len()));
+                        abandoned |= of == connection;
+                    }
+                    Step::Ack => while let Some((acked, _)) = window.next_done() {
+                        prop_assert_eq!(Some(acked), unacked.pop_front(), "out of order, or not of this connection");
+                        prop_assert!(done.contains(&(connection, acked)), "{} is acked and not done", acked);
+                    }
+                    Step::Reconnect => {
+                        window = Window::new(receive_maximum, Counter::noop(), window.into_residue());
+                        (connection, packet, abandoned) = (connection + 1, 0, false);
+                        unacked.clear();
+                    }
                 }
-                while let Some((packet, _)) = window.next_done() {
-                    prop_assert!(open.iter().all(|(waiting, _)| *waiting != packet), "acked before it was done");
-                    acked.push(packet);
-                }
+                let left = tickets.iter().filter(|(of, ..)| *of != connection).count();
+                prop_assert_eq!(window.residue.tickets(), left);
+                prop_assert_eq!(window.is_full(), unacked.len() + left >= usize::from(receive_maximum));
+                prop_assert_eq!((window.unacked(), window.is_abandoned()), (unacked.len(), abandoned));
             }
-            prop_assert!(acked.iter().copied().eq(1..=u16::try_from(acked.len()).expect("short")), "out of order: {acked:?}");
+            // Whatever is done at the head now is acked: nothing waits that could go.
+            let goes = unacked.iter().take_while(|packet| done.contains(&(connection, **packet))).count();
+            prop_assert_eq!(std::iter::from_fn(|| window.next_done()).count(), goes);
         }
     }
 

@@ -30,6 +30,10 @@ pub mod ledger;
 
 pub mod queue;
 
+pub mod doorbell;
+
+mod sync;
+
 pub mod parse;
 
 pub mod batch;

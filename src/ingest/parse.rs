@@ -20,7 +20,8 @@ use crate::protocol::topic::{Channel, Telemetry, TopicTree};
 
 use super::batch::{Batch, Ref};
 use super::config::Config;
-use super::queue::{Delivery, Receipt, ShardQueue, Sleeper};
+use super::doorbell::Sleeper;
+use super::queue::{Delivery, Receipt, ShardQueue};
 
 /// Deliveries between two looks at the clock and the writer.
 const SLICE: usize = 256;

@@ -5,13 +5,13 @@
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam::queue::ArrayQueue;
-use crossbeam::sync::{Parker, Unparker};
 
+use super::doorbell::{Doorbell, Sleeper};
 use super::ledger::Ticket;
 
 /// A message's time of receipt, which is the time of a reading that gives none.
@@ -97,29 +97,21 @@ impl Held {
 pub struct ShardQueue {
     queue: ArrayQueue<Delivery>,
     qos0_limit: usize,
-    sleeping: AtomicBool,
-    closed: AtomicBool,
-    consumer: Unparker,
+    bell: Doorbell,
     /// Taken by the consumer when it starts.
-    parker: Mutex<Option<Parker>>,
+    sleeper: Mutex<Option<Sleeper>>,
 }
-
-/// The consumer's side.
-#[derive(Debug)]
-pub struct Sleeper(Parker);
 
 impl ShardQueue {
     /// A queue that sheds QoS 0 beyond `qos0` messages and has `qos1` more places.
     #[must_use]
     pub fn new(qos0: usize, qos1: usize) -> Self {
-        let parker = Parker::new();
+        let (bell, sleeper) = Doorbell::new();
         Self {
             queue: ArrayQueue::new(qos0 + qos1),
             qos0_limit: qos0,
-            sleeping: AtomicBool::new(false),
-            closed: AtomicBool::new(false),
-            consumer: parker.unparker().clone(),
-            parker: Mutex::new(Some(parker)),
+            bell,
+            sleeper: Mutex::new(Some(sleeper)),
         }
     }
 
@@ -136,23 +128,18 @@ impl ShardQueue {
 
     /// Wakes the consumer if it sleeps.
     pub fn wake(&self) {
-        // With the consumer's fence: either we see that it sleeps, or it sees what we pushed.
-        fence(Ordering::SeqCst);
-        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::AcqRel) {
-            self.consumer.unpark();
-        }
+        self.bell.ring();
     }
 
     /// No more will come: the consumer takes what is there and ends.
     pub fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        self.consumer.unpark();
+        self.bell.close();
     }
 
     /// Whether no more will come. What is there may still be taken.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+        self.bell.is_closed()
     }
 
     /// How many deliveries wait.
@@ -176,7 +163,7 @@ impl ShardQueue {
     /// The consumer's right to sleep; there is one.
     #[must_use]
     pub fn sleeper(&self) -> Option<Sleeper> {
-        self.parker.lock().unwrap_or_else(PoisonError::into_inner).take().map(Sleeper)
+        self.sleeper.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Takes the oldest delivery.
@@ -186,25 +173,17 @@ impl ShardQueue {
 
     /// Sleeps until something was pushed, the queue was closed, or `most` has passed (for ever where that is `None`).
     pub fn sleep(&self, sleeper: &Sleeper, most: Option<Duration>) {
-        self.sleeping.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        if self.queue.is_empty() && !self.is_closed() {
-            match most {
-                None => sleeper.0.park(),
-                Some(most) => sleeper.0.park_timeout(most),
-            }
-        }
-        self.sleeping.store(false, Ordering::Relaxed);
+        self.bell.sleep(sleeper, most, || self.queue.is_empty());
     }
 
     /// Sleeps although something may be there: until it is woken by [`ShardQueue::nudge`] or closed, or `most` has passed.
     pub fn rest(&self, sleeper: &Sleeper, most: Duration) {
-        sleeper.0.park_timeout(most);
+        self.bell.rest(sleeper, most);
     }
 
     /// Wakes the consumer whether or not something was pushed.
     pub fn nudge(&self) {
-        self.consumer.unpark();
+        self.bell.nudge();
     }
 }
 

@@ -39,7 +39,7 @@ pub struct TimeWindow {
 }
 
 /// One reading, or one event, as it goes into a row. The buffers are reused from one to the next.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Reading {
     /// Microseconds since 1970-01-01T00:00:00Z.
     pub time: i64,
@@ -181,6 +181,9 @@ struct Fields {
     ts: Option<usize>,
     device_id: Option<usize>,
     metadata: Option<usize>,
+    /// The outermost object's `data` and `values`, whatever they hold.
+    data: Option<usize>,
+    inner_values: Option<usize>,
 }
 
 impl Fields {
@@ -195,22 +198,28 @@ impl Fields {
             ));
         }
         for (key, value) in json::members(nodes, at) {
-            let reserved = match key {
-                "timestamp" => &mut self.timestamp,
-                "ts" => &mut self.ts,
-                "device_id" => &mut self.device_id,
-                "metadata" => &mut self.metadata,
-                "data" | "values" if outermost && matches!(nodes[value], Node::Object { .. }) => {
-                    self.collect(nodes, value, false)?;
-                    continue;
-                }
+            let (place, reserved) = match key {
+                "timestamp" => (&mut self.timestamp, true),
+                "ts" => (&mut self.ts, true),
+                "device_id" => (&mut self.device_id, true),
+                "metadata" => (&mut self.metadata, true),
+                "data" if outermost => (&mut self.data, false),
+                "values" if outermost => (&mut self.inner_values, false),
                 _ => {
                     self.values.push(value);
                     continue;
                 }
             };
-            if reserved.replace(value).is_some() {
+            if place.replace(value).is_some() {
                 return Err(json::duplicate_key(key));
+            }
+            if reserved {
+                continue;
+            }
+            if matches!(nodes[value], Node::Object { .. }) {
+                self.collect(nodes, value, false)?;
+            } else {
+                self.values.push(value);
             }
         }
         Ok(())
@@ -218,7 +227,10 @@ impl Fields {
 
     fn clear(&mut self) {
         self.values.clear();
-        (self.total, self.timestamp, self.ts, self.device_id, self.metadata) = (0, None, None, None, None);
+        *self = Self {
+            values: std::mem::take(&mut self.values),
+            ..Self::default()
+        };
     }
 }
 

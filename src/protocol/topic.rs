@@ -177,6 +177,41 @@ mod tests {
         prop::sample::select(telemetry.into_iter().chain(status).collect::<Vec<_>>())
     }
 
+    fn reason(topic: &[u8]) -> Option<Reason> {
+        tree().parse(topic).err().map(|rejection| rejection.reason)
+    }
+
+    /// A level that names no device: empty, too long, or with a character that the grammar does not have.
+    fn bad_device() -> impl Strategy<Value = String> {
+        prop_oneof![
+            Just(String::new()),
+            "[A-Za-z0-9_.:-]{65}",
+            "[A-Za-z0-9_.:-]{66,200}",
+            "[A-Za-z0-9_.:-]{0,8}[+#$ \u{0}\u{1f}\u{e9}\\\\][A-Za-z0-9_.:-]{0,8}",
+            "[^/]{1,20}".prop_filter("a device id", |text| DeviceIdRef::parse(text).is_err()),
+        ]
+    }
+
+    /// The topics that differ from `name` by one level: added, left out, or put in another's place. Not those whose device
+    /// is another, and not those that are of the tree.
+    fn neighbours(name: &str, level: &str) -> Vec<String> {
+        const DEVICE: usize = 2;
+        const SUBTOPIC: usize = 4;
+        let levels: Vec<&str> = name.split('/').collect();
+        let mut topics = Vec::new();
+        for at in (0..=levels.len()).filter(|at| *at != DEVICE) {
+            let (before, after) = levels.split_at(at);
+            topics.push([before, &[level], after].concat().join("/"));
+            if let Some((_, after)) = after.split_first() {
+                topics.push([before, &[level], after].concat().join("/"));
+                if at != SUBTOPIC {
+                    topics.push([before, after].concat().join("/"));
+                }
+            }
+        }
+        topics
+    }
+
     proptest! {
         #[test]
         fn every_name_parses_back(device in "[A-Za-z0-9_.:-]{1,64}", channel in channels()) {
@@ -191,6 +226,33 @@ mod tests {
             if let Ok((device, channel)) = tree().parse(topic.as_bytes()) {
                 prop_assert_eq!(tree().name(device, channel), topic);
             }
+        }
+
+        #[test]
+        fn a_device_level_that_is_no_device_id_is_refused_as_one(device in bad_device(), channel in channels()) {
+            let topic = format!("iotflow/devices/{device}/{channel}");
+            prop_assert_eq!(reason(topic.as_bytes()), Some(Reason::BadDeviceId));
+            // The messages of a device that does not know its name keep their order all the same.
+            prop_assert_eq!(tree().shard_key(topic.as_bytes()), device.as_bytes());
+        }
+
+        #[test]
+        fn a_level_too_many_too_few_or_another_is_refused_as_unknown(
+            device in "[A-Za-z0-9_.:-]{1,64}",
+            channel in channels(),
+            level in "[a-z+#\u{0}\u{e9}]{0,3}",
+        ) {
+            let name = tree().name(DeviceIdRef::parse(&device).expect("of the grammar"), channel);
+            for topic in neighbours(&name, &level) {
+                prop_assert_eq!(reason(topic.as_bytes()), Some(Reason::UnknownTopic), "{:?}", topic);
+            }
+        }
+
+        #[test]
+        fn a_byte_that_is_no_text_is_refused_as_unknown(channel in channels(), at in any::<prop::sample::Index>()) {
+            let mut topic = format!("iotflow/devices/sensor_001/{channel}").into_bytes();
+            topic.insert(at.index(topic.len() + 1), 0xff);
+            prop_assert_eq!(reason(&topic), Some(Reason::UnknownTopic));
         }
 
         #[test]
