@@ -66,6 +66,22 @@ impl BareCopy {
         }
     }
 
+    /// Whether sorting pays: µs of PostgreSQL's CPU a row, in batches sorted by key, and in shuffled ones. One after the other and
+    /// without a pause.
+    pub(crate) async fn sorted_and_shuffled(servers: &Servers, prefix: &str, figures: &Figures) -> [f64; 2] {
+        let mut both = [0.0; 2];
+        for (cpu, shuffled) in both.iter_mut().zip([false, true]) {
+            let mut copy = Self::of(servers, prefix, figures).await;
+            copy.every = Duration::from_micros(1);
+            if shuffled {
+                let mut random = fastrand::Rng::with_seed(1);
+                copy.rows.chunks_mut(copy.batch).for_each(|batch| random.shuffle(batch));
+            }
+            *cpu = copy.measure(servers).await.postgres;
+        }
+        both
+    }
+
     /// Copies them.
     pub(crate) async fn measure(self, servers: &Servers) -> Figures {
         let statement = format!("COPY bare ({COLUMNS}) FROM STDIN (FORMAT binary)");

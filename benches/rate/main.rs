@@ -73,7 +73,19 @@ async fn beside_null(servers: &Servers, qos: u8, messages: u64, rounds: u64) -> 
         table::ratios(qos, "service's CPU / null subscriber's", &of(|f| f.subscriber, &null));
     }
     table::ratios(qos, "PostgreSQL's CPU, iotflow / bare COPY", &of(|f| f.postgres, &bare));
+    if let (1, Some(figures)) = (qos, service.last()) {
+        sorting(servers, "", &format!("q{qos}r{}-", rounds - 1), figures).await;
+    }
     table::median(service.iter().map(|f| f.rate))
+}
+
+/// What it gives the database that batches are sorted by key.
+async fn sorting(servers: &Servers, load: &str, prefix: &str, figures: &Figures) {
+    let [sorted, shuffled] = BareCopy::sorted_and_shuffled(servers, prefix, figures).await;
+    println!(
+        "\nbare COPY{load}, {:.0} rows a batch, µs of PostgreSQL's CPU a row: sorted by key {sorted:.2}, shuffled {shuffled:.2}",
+        figures.rows_per_copy
+    );
 }
 
 /// From due to committed, at a rate that leaves room.
@@ -108,6 +120,7 @@ async fn arrays(servers: &Servers, messages: u64) {
         profile: "backlog",
         ..Load::full(1, messages, "array-")
     };
+    bare_copy::empty(servers).await;
     let figures = run::service(servers, load).await;
     println!(
         "\nQoS 1, {messages} messages of 100 readings: {:.0} readings/s; µs of CPU a reading: broker {:.2}, service {:.2}, PostgreSQL {:.2}; {:.0} rows a COPY",
@@ -117,6 +130,7 @@ async fn arrays(servers: &Servers, messages: u64) {
         figures.postgres / 100.0,
         figures.rows_per_copy
     );
+    sorting(servers, " of arrays", "array-", &figures).await;
 }
 
 /// The longest that anything here takes.
