@@ -18,7 +18,8 @@ pub struct Config {
     pub shared: bool,
     /// How many shards parse and write side by side.
     pub shards: usize,
-    /// How long a batch waits for more after its first message.
+    /// How long a batch waits for more after its first message: half of it when hardly anything comes, and several times as
+    /// long when so much comes that it pays.
     pub linger: Duration,
     /// A batch closes at this many rows.
     pub batch_rows: usize,

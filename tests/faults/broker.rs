@@ -70,6 +70,8 @@ async fn a_cut_connection_is_resumed() {
     let fleet = trial.fleet(3 + rounds, &[]);
     for round in 1..=rounds {
         fleet.until_acked(round * 2_500).await;
+        // The wait before the next attempt grows from cut to cut; one that is not there cannot be cut.
+        eventually("it is connected", async || service.has("slot-0").await.then_some(())).await;
         proxy.cut();
         trial.watch.mended();
     }
