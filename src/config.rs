@@ -121,7 +121,11 @@ pub const VARIABLES: &[Variable] = &[
     variable("INGEST_GROUP", "ingest", "Share group, and part of each client id"),
     variable("INGEST_SLOTS", "1", "Members of the share group, of the whole installation"),
     variable("INGEST_SHARDS", "<half the cores>", "Shards that parse and write side by side"),
-    variable("INGEST_LINGER", "25ms", "How long a batch waits for more: half of it when hardly anything comes, up to four times when it pays"),
+    variable(
+        "INGEST_LINGER",
+        "25ms",
+        "How long a batch waits for more: half of it when hardly anything comes, up to four times when it pays",
+    ),
     variable("INGEST_BATCH_ROWS", "10000", "Rows at which a batch closes"),
     variable("INGEST_BATCH_BYTES", "16777216", "Bytes of rows at which a batch closes"),
     variable("INGEST_QUEUE_QOS0", "65536", "QoS 0 messages a shard's queue takes before it sheds"),

@@ -37,6 +37,11 @@ pub const BROKER_DROPPED_TOPIC: &str = "$SYS/broker/publish/messages/dropped";
 pub const BROKER_VERSION_TOPIC: &str = "$SYS/broker/version";
 /// The longest wait for a SUBACK or UNSUBACK.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// The longest wait between two attempts to connect. A few replicas that knock this often are no load for a broker, and this is
+/// the longest that data waits once it is back.
+const MOST_PATIENCE: Duration = Duration::from_secs(3);
+/// A connection that held this long was a good one: the next wait is a short one again.
+const SETTLED_AFTER: Duration = Duration::from_secs(10);
 /// A session that is to end is drained when nothing came for this long.
 const QUIET: Duration = Duration::from_secs(2);
 /// A delivery that waits longer for its commit makes the service unready.
@@ -125,7 +130,7 @@ impl Subscriber {
     /// Runs the session whenever the lease is held, until stopped, or retired.
     pub async fn run(mut self) {
         let metrics = self.metrics.connection(&self.name);
-        let mut patience = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        let mut patience = Backoff::new(Duration::from_millis(100), MOST_PATIENCE);
         loop {
             metrics.leased.set(0.0);
             if !self.await_lease().await {
@@ -152,7 +157,7 @@ impl Subscriber {
                 Err(broken) => {
                     metrics.disconnects.increment(1);
                     self.latch.unready(broken.to_string());
-                    if begun.elapsed() > Duration::from_secs(30) {
+                    if begun.elapsed() > SETTLED_AFTER {
                         patience.reset();
                     }
                     let wait = patience.next_wait();

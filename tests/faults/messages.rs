@@ -45,7 +45,6 @@ async fn poisoned(bad: u64) -> Vec<String> {
     }
     fleet.until_acked(good).await;
     let service = trial.service_with(&[("INGEST_LINGER", "1s")]).await;
-    trial.watch.mended();
     let report = fleet.report().await;
     until_number(&sql, "SELECT count(*) FROM dead_letters", i64::try_from(bad).expect("small")).await;
     let series = service.series().await;

@@ -87,6 +87,12 @@ impl Fleet {
         .await;
     }
 
+    /// Tells it to send nothing new. It waits for its acks, and reports.
+    pub fn end(&self) {
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).expect("it runs");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGINT).expect("it is our child");
+    }
+
     /// Waits for its report.
     pub async fn report(mut self) -> Report {
         let mut text = String::new();

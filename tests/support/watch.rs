@@ -2,6 +2,7 @@
 //!
 //! At the end it gives its verdict with the fleet's: a line of the table that `./dev faults` prints.
 
+use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -18,6 +19,9 @@ const EVERY: Duration = Duration::from_millis(100);
 /// Longer than this a page is not waited for: the process is frozen, or the machine is.
 const PAGE_WITHIN: Duration = Duration::from_secs(5);
 
+/// So many messages beyond those in flight say that things flow again, and not only that what was under way arrived.
+const MORE: u64 = 500;
+
 /// See the module's documentation.
 #[derive(Default)]
 pub struct Watch {
@@ -33,9 +37,11 @@ struct Seen {
     imbalances: Vec<String>,
     /// Largest resident memory of any process, in KiB.
     peak_kib: u64,
-    /// Messages committed or recognised so far, by all processes that were followed.
+    /// Messages stored, recognised or put to the dead letters so far, by all processes that were followed.
     progress: u64,
-    /// The fault whose end is waited for to show: when it ended, and how far things had got by then.
+    /// Messages in flight at the last look, by process.
+    in_flight: HashMap<u32, u64>,
+    /// The fault that is to be recovered from: when it ended, and how far things must get.
     mended: Option<(Instant, u64)>,
     recoveries: Vec<Duration>,
 }
@@ -62,15 +68,16 @@ impl Watch {
                 look(&seen, address, pid, &mut stored);
                 std::thread::park_timeout(EVERY.saturating_sub(begun.elapsed()));
             }
+            seen.lock().unwrap_or_else(PoisonError::into_inner).in_flight.remove(&pid);
         });
         self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
     }
 
-    /// The fault is over, as of now: from here on it counts how long it takes until something is committed again.
+    /// The fault is over, as of now. It is recovered from when all that was in flight is settled, and [`MORE`] beside it.
     pub fn mended(&self) {
         let mut seen = self.seen();
-        let progress = seen.progress;
-        seen.mended = Some((Instant::now(), progress));
+        let target = seen.progress + seen.in_flight.values().sum::<u64>() + MORE;
+        seen.mended = Some((Instant::now(), target));
     }
 
     /// The largest resident memory so far, in KiB.
@@ -119,7 +126,7 @@ impl Watch {
             seen.scrapes,
             seen.imbalances.first()
         );
-        assert!(seen.mended.is_none(), "{fault}: nothing was committed after the fault");
+        assert!(seen.mended.is_none(), "{fault}: things never flowed again after the fault");
     }
 
     fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
@@ -148,11 +155,16 @@ fn look(seen: &Mutex<Seen>, address: SocketAddr, pid: u32, stored: &mut u64) {
         }
     }
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
-    let now = (accounts[0].stored + accounts[1].stored) as u64;
+    let [now, in_flight] = [
+        accounts[0].stored + accounts[1].stored,
+        accounts[0].in_flight + accounts[1].in_flight,
+    ]
+    .map(|count| count as u64);
     seen.progress += now.saturating_sub(*stored);
+    seen.in_flight.insert(pid, in_flight);
     *stored = now;
-    if let Some((when, progress)) = seen.mended
-        && seen.progress > progress
+    if let Some((when, target)) = seen.mended
+        && seen.progress >= target
     {
         seen.recoveries.push(when.elapsed());
         seen.mended = None;
@@ -169,11 +181,11 @@ impl Account {
             match family {
                 "iotflow_qos_received_total" => account.received += value,
                 "iotflow_qos_in_flight" => account.in_flight += value,
-                "iotflow_qos_committed_total" | "iotflow_qos_duplicates_total" => {
+                "iotflow_qos_committed_total" | "iotflow_qos_duplicates_total" | "iotflow_qos_dead_lettered_total" => {
                     account.settled += value;
                     account.stored += value;
                 }
-                "iotflow_qos_dead_lettered_total" | "iotflow_qos_shed_total" | "iotflow_qos_abandoned_total" => account.settled += value,
+                "iotflow_qos_shed_total" | "iotflow_qos_abandoned_total" => account.settled += value,
                 _ => {}
             }
         }
