@@ -79,7 +79,8 @@ async fn backends_are_terminated_in_the_middle_of_a_copy() {
     )
     .await
     .expect("it can be made");
-    let fleet = trial.fleet(6 + rounds, &["--rate", "1500"]);
+    // Longer than the rounds can take: it is told when they are over.
+    let fleet = trial.fleet(300, &["--rate", "1500"]);
     for round in 1..=rounds {
         fleet.until_acked(round * 1_000).await;
         eventually("a COPY is under way and ended", async || {
@@ -90,6 +91,8 @@ async fn backends_are_terminated_in_the_middle_of_a_copy() {
         .await;
         trial.watch.mended();
     }
+    eventually("the last one is recovered from", async || trial.watch.is_recovered().then_some(())).await;
+    fleet.end();
     let report = fleet.report().await;
     trial
         .watch

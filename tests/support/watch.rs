@@ -80,6 +80,11 @@ impl Watch {
         seen.mended = Some((Instant::now(), target));
     }
 
+    /// Whether all is settled that was in flight when the last fault was over, and [`MORE`] beside it.
+    pub fn is_recovered(&self) -> bool {
+        self.seen().mended.is_none()
+    }
+
     /// The largest resident memory so far, in KiB.
     pub fn peak_kib(&self) -> u64 {
         self.seen().peak_kib
