@@ -80,9 +80,9 @@ async fn backends_are_terminated_in_the_middle_of_a_copy() {
     .await
     .expect("it can be made");
     // Longer than the rounds can take: it is told when they are over.
-    let fleet = trial.fleet(300, &["--rate", "1500"]);
+    let fleet = trial.fleet(300, &["--rate", "600"]);
     for round in 1..=rounds {
-        fleet.until_acked(round * 1_000).await;
+        fleet.until_acked(round * 400).await;
         eventually("a COPY is under way and ended", async || {
             let ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                          WHERE application_name = 'iotflow-ingest' AND state = 'active' AND query LIKE 'COPY telemetry %'";
@@ -91,6 +91,7 @@ async fn backends_are_terminated_in_the_middle_of_a_copy() {
         .await;
         trial.watch.mended();
     }
+    sql.batch_execute("DROP TRIGGER linger ON telemetry").await.expect("in its turn");
     eventually("the last one is recovered from", async || trial.watch.is_recovered().then_some(())).await;
     fleet.end();
     let report = fleet.report().await;
