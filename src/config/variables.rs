@@ -1,0 +1,134 @@
+//! Every variable in one table: what the command line offers, the environment is searched for, and `.env.example` repeats.
+
+/// A variable: its name, what it is for, an example or default as people write it, and whether it is a secret.
+#[derive(Debug, Clone, Copy)]
+pub struct Variable {
+    /// Upper case, as in the environment.
+    pub name: &'static str,
+    /// One sentence.
+    pub help: &'static str,
+    /// The default, or an example in angle brackets where there is none.
+    pub default: &'static str,
+    /// Whether its value must not be printed, and may come from `NAME_FILE`.
+    pub secret: bool,
+}
+
+const fn variable(name: &'static str, default: &'static str, help: &'static str) -> Variable {
+    Variable {
+        name,
+        help,
+        default,
+        secret: false,
+    }
+}
+
+const fn secret(name: &'static str, default: &'static str, help: &'static str) -> Variable {
+    Variable {
+        name,
+        help,
+        default,
+        secret: true,
+    }
+}
+
+/// Every variable, in the order in which people meet them.
+pub const VARIABLES: &[Variable] = &[
+    variable("MQTT_HOST", "localhost", "Broker's host name or address"),
+    variable("MQTT_PORT", "1883", "Broker's TCP port"),
+    variable("MQTT_USERNAME", "<none>", "User the broker knows the service by"),
+    secret("MQTT_PASSWORD", "<none>", "That user's password"),
+    variable("MQTT_USE_TLS", "false", "Whether to speak TLS to the broker"),
+    variable(
+        "MQTT_CA_CERT_PATH",
+        "<none>",
+        "PEM file with the authorities that sign the broker's certificate",
+    ),
+    variable(
+        "MQTT_CERT_FILE_PATH",
+        "<none>",
+        "PEM file with the service's own certificate, where the broker asks for one",
+    ),
+    variable("MQTT_KEY_FILE_PATH", "<none>", "PEM file with that certificate's key"),
+    variable(
+        "MQTT_KEEP_ALIVE",
+        "15s",
+        "Longest silence towards the broker; a half-open connection is noticed within twice this",
+    ),
+    variable(
+        "MQTT_CONNECT_TIMEOUT",
+        "10s",
+        "Most time for a connection to the broker to come about",
+    ),
+    variable(
+        "MQTT_RECEIVE_MAXIMUM",
+        "65535",
+        "Deliveries the broker may have under way to one connection",
+    ),
+    variable(
+        "MQTT_MAX_PACKET_BYTES",
+        "8388608",
+        "Largest packet the broker is told we take; larger ones it drops itself",
+    ),
+    variable(
+        "MQTT_SESSION_EXPIRY",
+        "7d",
+        "How long the broker keeps what it could not deliver to us",
+    ),
+    variable(
+        "MQTT_SHARED",
+        "true",
+        "Whether to use shared subscriptions; false for brokers that do not keep them across a restart",
+    ),
+    variable("MQTT_BASE_TOPIC", "iotflow", "Base of the topic tree"),
+    secret("DATABASE_URL", "postgres://localhost/iotflow", "PostgreSQL to write to"),
+    variable(
+        "DATABASE_CONNECT_TIMEOUT",
+        "5s",
+        "Most time for a connection to the database to come about",
+    ),
+    variable(
+        "DATABASE_COPY_TIMEOUT",
+        "30s",
+        "Most time for one batch, after which it is cancelled and tried again",
+    ),
+    variable(
+        "TELEMETRY_PARTITION_DAYS",
+        "1",
+        "Days per partition of telemetry and events (plain PostgreSQL)",
+    ),
+    variable(
+        "TELEMETRY_RETENTION",
+        "0s",
+        "How long telemetry and events are kept (plain PostgreSQL); 0s keeps them for ever",
+    ),
+    variable("INGEST_GROUP", "ingest", "Share group, and part of each client id"),
+    variable("INGEST_SLOTS", "1", "Members of the share group, of the whole installation"),
+    variable("INGEST_SHARDS", "<half the cores>", "Shards that parse and write side by side"),
+    variable(
+        "INGEST_LINGER",
+        "25ms",
+        "How long a batch waits for more: half of it when hardly anything comes, up to four times when it pays",
+    ),
+    variable("INGEST_BATCH_ROWS", "10000", "Rows at which a batch closes"),
+    variable("INGEST_BATCH_BYTES", "16777216", "Bytes of rows at which a batch closes"),
+    variable("INGEST_QUEUE_QOS0", "65536", "QoS 0 messages a shard's queue takes before it sheds"),
+    variable(
+        "INGEST_HELD_BYTES",
+        "268435456",
+        "Bytes of topics and payloads in flight at which reading pauses",
+    ),
+    variable(
+        "INGEST_MAX_PAYLOAD_BYTES",
+        "1048576",
+        "Largest payload that is parsed; larger ones become dead letters",
+    ),
+    variable("INGEST_MAX_DEVICE_METRICS", "512", "Distinct metrics one device may have"),
+    variable("INGEST_TIME_PAST", "3653d", "How far back a device's time may lie"),
+    variable("INGEST_TIME_FUTURE", "1d", "How far ahead a device's time may lie"),
+    variable("HOST", "127.0.0.1", "Address of the HTTP listener"),
+    variable("PORT", "8080", "Port of the HTTP listener; 0 takes a free one"),
+    variable("SHUTDOWN_TIMEOUT", "8s", "Most time to commit and ack what was read after SIGTERM"),
+    variable("LOG_LEVEL", "info", "Least severe level logged: error, warn, info, debug, trace"),
+    variable("LOG_FORMAT", "pretty", "pretty or json"),
+    variable("LOG_FILE", "<standard error>", "File to append the log to"),
+];
