@@ -8,7 +8,7 @@ use tracing::{error, info, warn};
 
 use crate::broker::access_set::{AccessSet, AccessSetError, Canary, Locked, Shelf};
 use crate::broker::acl::Member;
-use crate::broker::passwords::{self, BadHash, Hash};
+use crate::broker::passwords::{BadHash, Hash};
 use crate::broker::process::{Process, ProcessError};
 use crate::db::error::describe;
 use crate::identity::users::{self, User, UserError};
@@ -155,7 +155,7 @@ impl Applier {
                 return Err(error.into());
             }
         };
-        if running && let Err(new) = prove(&self.tree, &self.listeners, &set.canary).await {
+        if running && let Err(new) = prove(&self.listeners, &set.canary).await {
             return Err(self.roll_back(&locked, new).await);
         }
         if running {
@@ -173,7 +173,7 @@ impl Applier {
     /// # Errors
     /// [`ApplyError::Unproven`], or the file system's.
     pub async fn prove(&self) -> Result<(), ApplyError> {
-        Ok(prove(&self.tree, &self.listeners, &self.shelf.canary()?).await?)
+        Ok(prove(&self.listeners, &self.shelf.canary()?).await?)
     }
 
     async fn lock(&self) -> Result<Arc<Locked>, ApplyError> {
@@ -185,11 +185,7 @@ impl Applier {
     }
 
     fn set(&self, users: Vec<User>) -> Result<AccessSet, ApplyError> {
-        let canary = Canary {
-            name: users::CANARY.to_owned(),
-            password: passwords::generate()?,
-            generation: passwords::generate()?.reveal().to_owned(),
-        };
+        let canary = Canary::new(&self.tree, users::CANARY)?;
         let hash = Hash::of_generated(&canary.password)?;
         let members = users.into_iter().map(member).collect::<Result<Vec<_>, _>>()?;
         Ok(AccessSet::render(&self.tree, &members, canary, &hash))

@@ -13,8 +13,6 @@ use crate::broker::access_set::Canary;
 use crate::lifecycle::backoff::Backoff;
 use crate::mqtt::config::Config as MqttConfig;
 use crate::mqtt::connection::{Connection, ConnectionError};
-use crate::protocol::rights;
-use crate::protocol::topic::TopicTree;
 
 /// How long a publish that must be refused may go without being refused, once the broker knows the set.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -66,22 +64,22 @@ impl Unproven {
 ///
 /// # Errors
 /// The first [`Unproven`].
-pub async fn prove(tree: &TopicTree, listeners: &[MqttConfig], canary: &Canary) -> Result<(), Unproven> {
+pub async fn prove(listeners: &[MqttConfig], canary: &Canary) -> Result<(), Unproven> {
     for listener in listeners {
-        at(tree, listener, canary).await?;
+        at(listener, canary).await?;
     }
     Ok(())
 }
 
-async fn at(tree: &TopicTree, listener: &MqttConfig, canary: &Canary) -> Result<(), Unproven> {
+async fn at(listener: &MqttConfig, canary: &Canary) -> Result<(), Unproven> {
     let name = format!("{}:{}", listener.host, listener.port);
     let mut connection = connect(listener, canary, &name).await?;
     // Granted first: the answer shows that the new list is in force, so that the refusal is the new list's too.
-    let granted = publish(&mut connection, &rights::canary_allowed(tree, &canary.generation), &name).await?;
+    let granted = publish(&mut connection, &canary.allowed, &name).await?;
     if !matches!(granted, PubAckReason::Success | PubAckReason::NoMatchingSubscribers) {
         return Err(Unproven::NotGranted(name));
     }
-    let refused = publish(&mut connection, &rights::canary_refused(tree), &name).await?;
+    let refused = publish(&mut connection, &canary.refused, &name).await?;
     if refused != PubAckReason::NotAuthorized {
         return Err(Unproven::Open(name));
     }

@@ -40,8 +40,10 @@ pub struct Canary {
     pub name: String,
     /// A password of its own for each set, so that a login proves that the set's passwords are in force.
     pub password: Secret,
-    /// The set's own level in the topic that the canary may write, so that being let prove the set's access list.
-    pub generation: String,
+    /// The topic that it may write: another for each set, so that being let proves that the set's access list is in force.
+    pub allowed: String,
+    /// A topic that it must not write.
+    pub refused: String,
 }
 
 /// The texts of all files of a set.
@@ -84,6 +86,21 @@ pub enum AccessSetError {
     NoEarlier(PathBuf),
 }
 
+impl Canary {
+    /// One of this name for one set, with a password and a topic that no other set has.
+    ///
+    /// # Errors
+    /// When the operating system has no randomness to give.
+    pub fn new(tree: &TopicTree, name: &str) -> Result<Self, getrandom::Error> {
+        Ok(Self {
+            name: name.to_owned(),
+            password: passwords::generate()?,
+            allowed: rights::canary_allowed(tree, passwords::generate()?.reveal()),
+            refused: rights::canary_refused(tree),
+        })
+    }
+}
+
 impl AccessSet {
     /// The set for these members; those with a hash log in with a password.
     #[must_use]
@@ -105,7 +122,7 @@ impl AccessSet {
         let only: Vec<Member> = members.iter().map(|(member, _)| member.clone()).collect();
         let right = Right {
             access: Access::Write,
-            filter: rights::canary_allowed(tree, &canary.generation),
+            filter: canary.allowed.clone(),
         };
         let further = [(canary.name.as_str(), right)];
         Self {
@@ -149,12 +166,13 @@ impl AccessSet {
     }
 
     fn files(&self) -> [(&'static str, String); 6] {
-        let canary = format!(
-            "{}:{}:{}\n",
-            self.canary.name,
-            self.canary.generation,
-            self.canary.password.reveal()
-        );
+        let Canary {
+            name,
+            password,
+            allowed,
+            refused,
+        } = &self.canary;
+        let canary = format!("{name}\n{}\n{allowed}\n{refused}\n", password.reveal());
         let members = self.members.iter().map(|name| format!("{name}\n")).collect();
         [
             (PASSWORDS, self.passwords.clone()),
@@ -264,13 +282,17 @@ impl Shelf {
     pub fn canary(&self) -> Result<Canary, AccessSetError> {
         let path = self.paths.access().join(CANARY);
         let text = fs::read_to_string(&path).map_err(|source| fault(&path, source))?;
-        let [name, generation, password] = text.trim_end().splitn(3, ':').collect::<Vec<_>>()[..] else {
-            return Err(fault(&path, io::Error::other("name:generation:password is expected")));
+        let [name, password, allowed, refused] = text.lines().collect::<Vec<_>>()[..] else {
+            return Err(fault(
+                &path,
+                io::Error::other("four lines are expected: name, password, two topics"),
+            ));
         };
         Ok(Canary {
             name: name.to_owned(),
             password: Secret::new(password),
-            generation: generation.to_owned(),
+            allowed: allowed.to_owned(),
+            refused: refused.to_owned(),
         })
     }
 
@@ -331,7 +353,7 @@ mod tests {
     use crate::protocol::id::GroupId;
     use crate::protocol::rights::Role;
 
-    fn set(names: &[&str], generation: &str) -> AccessSet {
+    fn set(names: &[&str], topic: &str) -> AccessSet {
         let hash = Hash::of_generated(&Secret::new("x")).expect("randomness");
         let member = |name: &&str| Member {
             username: Username::parse(name).expect("a name"),
@@ -343,7 +365,8 @@ mod tests {
         let canary = Canary {
             name: "canary".to_owned(),
             password: Secret::new("a:b"),
-            generation: generation.to_owned(),
+            allowed: topic.to_owned(),
+            refused: "other".to_owned(),
         };
         AccessSet::render(&TopicTree::new("iotflow").expect("a base"), &members, canary, &hash)
     }
@@ -359,14 +382,14 @@ mod tests {
         let (folder, shelf) = shelf();
         let locked = shelf.lock().expect("nobody else");
         assert!(matches!(shelf.take_back(&locked), Err(AccessSetError::NoEarlier(_))));
-        for (names, generation) in [(["a", "b"], "1"), (["a", "c"], "2"), (["d", "e"], "3")] {
-            shelf.put(&locked, &set(&names, generation)).expect("a sound set");
-            assert_eq!(shelf.canary().expect("it is there").generation, generation);
+        for (names, topic) in [(["a", "b"], "1"), (["a", "c"], "2"), (["d", "e"], "3")] {
+            shelf.put(&locked, &set(&names, topic)).expect("a sound set");
+            assert_eq!(shelf.canary().expect("it is there").allowed, topic);
             assert_eq!(shelf.members(), names.map(str::to_owned).into());
         }
         shelf.take_back(&locked).expect("there is an earlier one");
         let canary = shelf.canary().expect("it is there");
-        assert_eq!((canary.generation.as_str(), canary.password.reveal()), ("2", "a:b"));
+        assert_eq!((canary.allowed.as_str(), canary.password.reveal()), ("2", "a:b"));
         let passwords = fs::read_to_string(folder.path().join("access/passwords")).expect("it is there");
         assert!(passwords.contains("c:$7$") && !passwords.contains("d:$7$"));
     }

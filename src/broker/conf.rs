@@ -103,8 +103,12 @@ pub struct NoSuchSetting(String);
 /// # Errors
 /// [`NoSuchSetting`], so that a renamed setting is noticed.
 pub fn render(paths: &Paths, listeners: &[Listener], changed: &[(&str, &str)]) -> Result<String, NoSuchSetting> {
-    let data = format!("{}/", paths.data().display());
-    let changed: Vec<(&str, &str)> = changed.iter().copied().chain([("persistence_location", data.as_str())]).collect();
+    let (data, log) = (format!("{}/", paths.data().display()), format!("file {}", paths.log().display()));
+    let changed: Vec<(&str, &str)> = changed
+        .iter()
+        .copied()
+        .chain([("persistence_location", data.as_str()), ("log_dest", log.as_str())])
+        .collect();
     let mut used = vec![false; changed.len()];
     let mut text = "# Written by iotflow; changes are lost when it writes it again.\n".to_owned();
     for line in TEMPLATE

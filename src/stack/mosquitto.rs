@@ -135,6 +135,10 @@ impl Mosquitto {
         let Settings { folder, conf, .. } = &self.settings;
         self.account.create_folder(folder)?;
         self.account.create_folder(&folder.join("data"))?;
+        // The broker writes into it too, and it is made before the broker runs.
+        let log = folder.join("mosquitto.log");
+        std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
+        self.account.own(&log)?;
         self.account.write_file(&folder.join("mosquitto.conf"), conf)
     }
 

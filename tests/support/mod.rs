@@ -7,10 +7,12 @@
 pub mod fake_broker;
 pub mod fleet;
 pub mod judge;
+pub mod person;
 pub mod proxy;
 pub mod publisher;
 pub mod servers;
 pub mod service;
+pub mod site;
 pub mod watch;
 
 use std::future::Future;

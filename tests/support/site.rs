@@ -1,0 +1,177 @@
+//! A broker that is kept in step with a database, as `iotflow broker run` keeps it: both real, and the agent in the test's process.
+
+use iotflow::access::agent;
+use iotflow::access::apply::Applier;
+use iotflow::broker::access_set::Shelf;
+use iotflow::broker::conf::{self, Kind, Listener, Paths};
+use iotflow::broker::passwords::Hash;
+use iotflow::broker::process::Process;
+use iotflow::db::config::Config as DbConfig;
+use iotflow::db::migrate::migrate;
+use iotflow::identity::users;
+use iotflow::observe::secret::Secret;
+use iotflow::protocol::id::Username;
+use iotflow::protocol::rights::Role;
+use iotflow::protocol::topic::TopicTree;
+use iotflow::stack::account::Account;
+use iotflow::stack::mosquitto::{self, Mosquitto};
+use iotflow::stack::ports;
+use iotflow::stack::postgres::Postgres;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio_postgres::Client;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::person::{Person, login};
+use super::servers::{PASSWORD, connect, folder, start_postgres};
+use super::{eventually, judge};
+
+/// See the module's documentation.
+pub struct Site {
+    pub sql: Client,
+    pub db: DbConfig,
+    pub applier: Applier,
+    pub broker: Mosquitto,
+    pub ports: Ports,
+    pub paths: Paths,
+    pub postgres: Postgres,
+    _agent: Option<DropGuard>,
+    // Dropped last: the servers write into it until they end.
+    pub folder: TempDir,
+}
+
+/// Where the listeners are.
+#[derive(Debug, Clone, Copy)]
+pub struct Ports {
+    pub staff: u16,
+    pub plain: u16,
+    pub web_sockets: u16,
+}
+
+impl Site {
+    /// With an agent that keeps the broker in step.
+    pub async fn start() -> Self {
+        let mut site = Self::without_agent().await;
+        site.start_agent();
+        site
+    }
+
+    /// Started with what the database says, and left alone.
+    pub async fn without_agent() -> Self {
+        let folder = folder();
+        let (postgres, _) = start_postgres(folder.path()).await;
+        let db = DbConfig {
+            url: postgres.url(),
+            ..DbConfig::default()
+        };
+        migrate(&db).await.expect("it migrates");
+        let mut sql = connect(db.url.reveal()).await;
+        let free = || ports::free().expect("there is a free port");
+        let ports = Ports {
+            staff: free(),
+            plain: free(),
+            web_sockets: free(),
+        };
+        let listeners = [
+            (Kind::Staff, ports.staff),
+            (Kind::Plain, ports.plain),
+            (Kind::WebSockets, ports.web_sockets),
+        ]
+        .map(|(kind, port)| Listener {
+            kind,
+            address: "127.0.0.1".to_owned(),
+            port,
+        });
+        let place = folder.path().join("broker");
+        let paths = Paths::of(&place);
+        let mut broker = Mosquitto::prepare(mosquitto::Settings {
+            conf: conf::render(&paths, &listeners, &[("sys_interval", "1")]).expect("the template has it") + "\nlog_type information\n",
+            folder: place,
+            port: ports.staff,
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+        let applier = Applier {
+            tree: TopicTree::new("iotflow").expect("a base topic"),
+            shelf: Shelf::new(paths.clone(), Account::for_servers().expect("an account").lent()),
+            process: Process::File(paths.pid()),
+            listeners: vec![login(ports.staff, None), login(ports.plain, None)],
+        };
+        applier.apply(&mut sql).await.unwrap_or_else(|error| panic!("{error}"));
+        broker.resume().await.unwrap_or_else(|error| panic!("{error}"));
+        applier.prove().await.unwrap_or_else(|error| panic!("{error}"));
+        Self {
+            sql,
+            db,
+            applier,
+            broker,
+            ports,
+            paths,
+            postgres,
+            _agent: None,
+            folder,
+        }
+    }
+
+    pub fn start_agent(&mut self) {
+        let stop = CancellationToken::new();
+        let (alarm, _) = mpsc::channel(1);
+        tokio::spawn(agent::run(self.applier.clone(), self.db.clone(), stop.clone(), alarm));
+        self._agent = Some(stop.drop_guard());
+    }
+
+    /// Adds users, each with [`PASSWORD`].
+    pub async fn add(&self, people: &[(&str, Role)]) {
+        let hash = Hash::of_generated(&Secret::new(PASSWORD)).expect("randomness");
+        for (name, role) in people {
+            let username = Username::parse(name).expect("a user name");
+            users::create(&self.sql, &username, *role, Some(hash.as_str()))
+                .await
+                .unwrap_or_else(|error| panic!("{error}"));
+            self.sql
+                .execute(
+                    "INSERT INTO devices (device) SELECT $1 WHERE $2 = 'device' ON CONFLICT DO NOTHING",
+                    &[name, &role.as_str()],
+                )
+                .await
+                .expect("it is a device id");
+        }
+    }
+
+    /// Makes a device a member of a group.
+    pub async fn join(&self, device: &str, group: &str) {
+        let sql = "WITH made AS (INSERT INTO device_groups VALUES ($2) ON CONFLICT DO NOTHING)
+                   INSERT INTO device_group_members SELECT $2, device_id FROM devices WHERE device = $1";
+        self.sql.execute(sql, &[&device, &group]).await.expect("it is a device");
+    }
+
+    /// Waits until the broker obeys what the database says now.
+    pub async fn in_force(&self) {
+        let version = judge::number(&self.sql, "SELECT version FROM broker_access").await;
+        eventually(&format!("version {version} is in force"), async || {
+            (judge::number(&self.sql, "SELECT applied_version FROM broker_access").await >= version).then_some(())
+        })
+        .await;
+    }
+
+    /// Logs in where staff does.
+    pub async fn staff(&self, name: &str, client_id: &str) -> Person {
+        Person::connect(&login(self.ports.staff, Some((name, PASSWORD))), client_id)
+            .await
+            .unwrap_or_else(|error| panic!("{name} cannot log in: {error}"))
+    }
+
+    /// Logs in where devices do.
+    pub async fn device(&self, name: &str) -> Person {
+        Person::connect(&login(self.ports.plain, Some((name, PASSWORD))), name)
+            .await
+            .unwrap_or_else(|error| panic!("{name} cannot log in: {error}"))
+    }
+
+    /// How often the broker has read its files again.
+    pub fn reloads(&self) -> usize {
+        std::fs::read_to_string(self.paths.log())
+            .expect("it is ours")
+            .matches("Reloading config")
+            .count()
+    }
+}
