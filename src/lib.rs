@@ -19,6 +19,7 @@ pub mod db;
 pub mod mqtt;
 
 pub mod broker;
+pub mod identity;
 pub mod ingest;
 pub mod stack;
 

@@ -43,6 +43,8 @@ async fn replicas_that_start_together_migrate_once() {
         )
         .await,
         [
+            "api_tokens",
+            "audit_log",
             "dead_letters",
             "device_status",
             "devices",
