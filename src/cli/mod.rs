@@ -8,9 +8,13 @@ use clap::{Arg, ArgMatches, Command};
 
 use crate::config::{Config, ConfigError, VARIABLES, Variable, environment};
 
+mod audit;
+mod database;
 mod health;
 mod migrate;
 mod serve;
+mod terminal;
+mod token;
 mod up;
 
 /// Everything that went as it should.
@@ -34,6 +38,8 @@ pub fn command() -> Command {
         .subcommand(with_variables(serve::command()))
         .subcommand(with_variables(up::command()))
         .subcommand(with_variables(migrate::command()))
+        .subcommand(token::command())
+        .subcommand(with_variables(audit::command()))
         .subcommand(health::command())
 }
 
@@ -44,6 +50,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("serve", matches)) => serve::run(matches),
         Some(("up", matches)) => up::run(matches),
         Some(("migrate", matches)) => migrate::run(matches),
+        Some(("token", matches)) => token::run(matches),
+        Some(("audit", matches)) => audit::run(matches),
         Some(("health", matches)) => health::run(matches),
         _ => unreachable!("clap demands one of the above"),
     };
