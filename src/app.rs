@@ -212,10 +212,11 @@ impl App {
         let lease_end = self.leases.child_token();
         tokio::spawn(seeker.run(lease_end.clone()));
         let retiring = matches!(session.purpose, Purpose::Retire(_));
-        let subscriber = Subscriber {
+        let mut subscriber = Subscriber {
             name: session.name.clone(),
             client_id: session.client_id.clone(),
             purpose: session.purpose.clone(),
+            stale: Vec::new(),
             outlet,
             mqtt: config.mqtt.clone(),
             lease,
@@ -230,8 +231,13 @@ impl App {
         let store = store.clone();
         let stop = self.tasks.stop_token();
         self.tasks.spawn(session.name.clone(), async move {
-            if !retiring && let Err(error) = sessions::register(&store.pool, &session).await {
-                warn!(%error, client_id = session.client_id, "the session could not be recorded; should it be given up one day, it must be ended by hand");
+            if !retiring {
+                match sessions::register(&store.pool, &session).await {
+                    Ok(stale) => subscriber.stale = stale,
+                    Err(error) => {
+                        warn!(%error, client_id = session.client_id, "the session could not be recorded; should it be given up one day, it must be ended by hand");
+                    }
+                }
             }
             subscriber.run().await;
             if retiring && !stop.is_cancelled() && let Err(error) = sessions::forget(&store.pool, &session).await {

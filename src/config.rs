@@ -146,6 +146,7 @@ impl<S: Source> Reader<'_, S> {
         self.take_flag("MQTT_SHARED", &mut ingest.shared);
         self.take("MQTT_BASE_TOPIC", &mut ingest.base_topic);
         self.take("INGEST_GROUP", &mut ingest.group);
+        ingest.share_name = self.secret("INGEST_SHARE_NAME");
         self.take("INGEST_SLOTS", &mut ingest.slots);
         self.take("INGEST_SHARDS", &mut ingest.shards);
         self.take_span("INGEST_LINGER", &mut ingest.linger);

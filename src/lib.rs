@@ -19,10 +19,12 @@ pub mod db;
 pub mod mqtt;
 
 pub mod broker;
+pub mod devices;
 pub mod identity;
 pub mod ingest;
 pub mod stack;
 
+pub mod access;
 pub mod api;
 
 pub mod config;

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use iotflow::api::server;
-use iotflow::broker::acl::{self, Role};
 use iotflow::config::{Config, VARIABLES};
 use iotflow::lifecycle::readiness::Readiness;
 use iotflow::observe::accounting::Accounting;
 use iotflow::observe::metrics::Metrics;
+use iotflow::protocol::rights::{self, Access, Role};
+use iotflow::protocol::topic::TopicTree;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -161,7 +162,13 @@ fn every_name_that_a_service_uses_is_declared() {
         mounted_secrets(service).for_each(|(name, _)| declared("secrets", &name));
         for volume in texts(&service["volumes"]) {
             let (source, _) = volume.split_once(':').expect("a source and a target");
-            if source.starts_with('.') {
+            if source.starts_with("./secrets/") {
+                let (_place, folder, _) = make_secrets(&["--keep-owner"]);
+                assert!(
+                    folder.join(source.trim_start_matches("./secrets/")).exists(),
+                    "{source} is not made"
+                );
+            } else if source.starts_with('.') {
                 assert!(path(source).exists(), "{source} is not there");
             } else {
                 declared("volumes", source);
@@ -285,12 +292,15 @@ fn run_script(arguments: &[&str], folder: &Path) -> Output {
 }
 
 fn files_below(folder: &Path) -> BTreeSet<String> {
-    let list = |folder: &Path| {
+    fn list(folder: &Path) -> Vec<PathBuf> {
         let entries = fs::read_dir(folder).expect("it can be listed");
-        entries.map(|entry| entry.expect("it can be listed").path()).collect::<Vec<_>>()
-    };
+        entries
+            .map(|entry| entry.expect("it can be listed").path())
+            .flat_map(|path| if path.is_dir() { list(&path) } else { vec![path] })
+            .collect()
+    }
     let relative = |file: PathBuf| file.strip_prefix(folder).expect("it is below").display().to_string();
-    list(folder).iter().flat_map(|folder| list(folder)).map(relative).collect()
+    list(folder).into_iter().map(relative).collect()
 }
 
 #[test]
@@ -299,8 +309,11 @@ fn the_script_makes_every_secret_for_its_owner_only() {
     let made = files_below(&folder);
     let wanted: BTreeSet<String> = secret_files(&compose()).into_values().collect();
     // Nobody's container reads what the fleet's user is for; people do.
-    let for_people = BTreeSet::from(["fleet/mqtt-password".to_owned()]);
-    assert_eq!(made, wanted.union(&for_people).cloned().collect());
+    let for_people = "fleet/mqtt-password".to_owned();
+    // A folder of the broker's, mounted whole.
+    let of_the_broker = ["passwords", "staff", "acl"].map(|file| format!("broker/access/{file}"));
+    let expected: BTreeSet<String> = wanted.into_iter().chain(of_the_broker).chain([for_people]).collect();
+    assert_eq!(made, expected);
     let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o7777;
     for file in &made {
         assert_eq!(mode(&folder.join(file)), 0o600, "{file}");
@@ -358,16 +371,39 @@ fn the_script_makes_logins_that_fit_each_other() {
     let service = password("iotflow/mqtt-password");
     let fleet = password("fleet/mqtt-password");
 
-    let lines = file("mosquitto/passwords");
+    let lines = file("broker/access/passwords");
+    assert_eq!(file("broker/access/staff"), lines);
     let users: BTreeMap<&str, &str> = lines.lines().map(|line| line.split_once(':').expect("user:password")).collect();
     assert_eq!(users.len(), 2);
     assert_hash_of(&service, users["iotflow"]);
     assert_hash_of(&fleet, users["fleet"]);
+    // No more than the database will grant.
+    let tree = TopicTree::new("iotflow").expect("a base topic");
+    let acl = file("broker/access/acl");
+    let mut granted = Vec::new();
+    for line in acl.lines().filter(|line| !line.is_empty()) {
+        match line.split(' ').collect::<Vec<_>>()[..] {
+            ["user", "iotflow"] => granted = rights::of_role(&tree, Role::Service),
+            ["user", "fleet"] => granted = rights::of_role(&tree, Role::Fleet),
+            ["topic", access, filter] => {
+                let access = if access == "read" { Access::Read } else { Access::Write };
+                let right = granted.iter().find(|right| right.access == access && right.filter == filter);
+                assert!(right.is_some(), "{line}");
+            }
+            _ => panic!("{line}"),
+        }
+    }
     assert_eq!(
-        file("mosquitto/acl"),
-        acl::render("iotflow", &[("iotflow", Role::Service), ("fleet", Role::Fleet)])
+        file("mosquitto/health"),
+        format!("-h 127.0.0.1\n-p 1884\n-u iotflow\n-P {service}\n")
     );
-    assert_eq!(file("mosquitto/health"), format!("-h 127.0.0.1\n-u iotflow\n-P {service}\n"));
+    for (of_agent, of_other) in [
+        ("mqtt-password", "iotflow/mqtt-password"),
+        ("fleet-password", "fleet/mqtt-password"),
+        ("database-url", "iotflow/database-url"),
+    ] {
+        assert_eq!(password(&format!("broker-agent/{of_agent}")), password(of_other));
+    }
 
     let url: tokio_postgres::Config = password("iotflow/database-url").parse().expect("a URL");
     assert_eq!(url.get_user(), Some("iotflow"));
@@ -392,10 +428,11 @@ fn the_script_makes_logins_that_fit_each_other() {
         "timescaledb/iotflow-database-password",
         "grafana/database-password",
         "grafana/admin-password",
+        "iotflow/share-name",
     ]
     .map(password)
     .into();
-    assert_eq!(distinct.len(), 6);
+    assert_eq!(distinct.len(), 7);
     assert!(
         distinct
             .iter()

@@ -333,11 +333,8 @@ async fn verification_says_who_it_is_and_otherwise_exactly_why_not() {
 async fn of_two_that_make_a_token_of_one_name_one_does() {
     let trial = Trial::start().await;
     // On tasks of their own, as requests are.
-    let attempt = async || {
-        let mut sql = trial.sql().await;
-        tokio::spawn(async move { tokens::create(&mut sql, &ada(), &new_token("plant", Role::Viewer)).await })
-    };
-    let (first, second) = (attempt().await, attempt().await);
+    let attempt = |mut sql: Client| tokio::spawn(async move { tokens::create(&mut sql, &ada(), &new_token("plant", Role::Viewer)).await });
+    let (first, second) = (attempt(trial.sql().await), attempt(trial.sql().await));
     let (first, second) = (first.await.expect("it ends"), second.await.expect("it ends"));
     assert_eq!([first.is_ok(), second.is_ok()].iter().filter(|made| **made).count(), 1);
     let sql = trial.sql().await;

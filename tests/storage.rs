@@ -45,7 +45,11 @@ async fn replicas_that_start_together_migrate_once() {
         [
             "api_tokens",
             "audit_log",
+            "broker_access",
+            "broker_users",
             "dead_letters",
+            "device_group_members",
+            "device_groups",
             "device_status",
             "devices",
             "events",

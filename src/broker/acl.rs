@@ -1,29 +1,108 @@
-//! Mosquitto's access list: a role's rights in the topic tree.
+//! Mosquitto's access lists, from the rights of `protocol::rights`.
 
 use std::fmt::Write as _;
 
-/// What a user of the broker is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// The service itself: reads what devices say, and how the broker is.
-    Service,
-    /// A stand-in for a whole fleet, which the simulator and the demonstration need: writes for every device.
-    Fleet,
+use crate::protocol::id::{GroupId, Username};
+use crate::protocol::rights::{self, Access, Right, Role};
+use crate::protocol::topic::TopicTree;
+
+/// One who may log in, or may not for now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// What the broker calls it.
+    pub username: Username,
+    /// What it is.
+    pub role: Role,
+    /// The groups it belongs to.
+    pub groups: Vec<GroupId>,
+    /// Whether it is shut out.
+    pub disabled: bool,
 }
 
-/// The access list for these users below the base topic `base`.
+/// For which listeners a list is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Those that ask for a password.
+    Everybody,
+    /// The one that asks for a certificate: whatever the name in it, it has a device's rights.
+    Devices,
+}
+
+/// The access list. Every user has the rights on its own name by patterns; only those who may do more, or less, have lines of
+/// their own, so the file of a fleet without groups is as short as that of one device.
 #[must_use]
-pub fn render(base: &str, users: &[(&str, Role)]) -> String {
-    let mut text = "# Written by iotflow; what is not granted here is refused.\n".to_owned();
-    for (user, role) in users {
-        let rights: &[&str] = match role {
-            Role::Service => &["read {base}/devices/+/telemetry/#", "read {base}/devices/+/status/#", "read $SYS/#"],
-            Role::Fleet => &["write {base}/devices/+/telemetry/#", "write {base}/devices/+/status/#"],
-        };
-        write!(text, "\nuser {user}\n").expect("a String takes every write");
-        for right in rights {
-            writeln!(text, "topic {}", right.replace("{base}", base)).expect("a String takes every write");
+pub fn render(tree: &TopicTree, members: &[Member], audience: Audience, further: &[(&str, Right)]) -> String {
+    let mut text = "# Written by iotflow from its database; what is not granted here is refused.\n\n".to_owned();
+    for right in rights::own(tree) {
+        push(&mut text, "pattern", &right);
+    }
+    for member in members {
+        if member.disabled {
+            // Its password is gone from the other file. A certificate would still open the door, and patterns grant it a
+            // device's rights: what is denied to a user by name is refused whatever else is granted.
+            write!(text, "\nuser {}\ntopic deny #\n", member.username).expect("a String takes every write");
+            continue;
         }
+        let of_role = match audience {
+            Audience::Everybody => rights::of_role(tree, member.role),
+            Audience::Devices => Vec::new(),
+        };
+        let groups = member.groups.iter().map(|group| rights::of_member(tree, group));
+        user(&mut text, member.username.as_str(), of_role.into_iter().chain(groups));
+    }
+    for (name, right) in further {
+        user(&mut text, name, std::iter::once(right.clone()));
     }
     text
+}
+
+fn user(text: &mut String, name: &str, rights: impl Iterator<Item = Right>) {
+    let mut rights = rights.peekable();
+    if rights.peek().is_none() {
+        return;
+    }
+    write!(text, "\nuser {name}\n").expect("a String takes every write");
+    rights.for_each(|right| push(text, "topic", &right));
+}
+
+fn push(text: &mut String, keyword: &str, right: &Right) {
+    let access = match right.access {
+        Access::Read => "read",
+        Access::Write => "write",
+    };
+    writeln!(text, "{keyword} {access} {}", right.filter).expect("a String takes every write");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(name: &str, role: Role, groups: &[&str]) -> Member {
+        Member {
+            username: Username::parse(name).expect("a name"),
+            role,
+            groups: groups.iter().map(|group| GroupId::parse(group).expect("a group")).collect(),
+            disabled: false,
+        }
+    }
+
+    #[test]
+    fn only_who_has_more_or_less_than_a_device_has_lines_of_its_own() {
+        let tree = TopicTree::new("iotflow").expect("a base topic");
+        let mut members = [
+            member("one", Role::Device, &[]),
+            member("two", Role::Device, &["north"]),
+            member("ann", Role::Admin, &[]),
+            member("gone", Role::Device, &["north"]),
+        ];
+        members[3].disabled = true;
+        let text = render(&tree, &members, Audience::Everybody, &[]);
+        assert!(text.contains("pattern write iotflow/devices/%u/telemetry/#\n"));
+        assert!(!text.contains("user one\n"));
+        assert!(text.contains("user two\ntopic read iotflow/fleet/commands/north\n"));
+        assert!(text.contains("user ann\ntopic read #\ntopic write #\n"));
+        assert!(text.ends_with("user gone\ntopic deny #\n"));
+        let devices = render(&tree, &members, Audience::Devices, &[]);
+        assert!(!devices.contains("ann") && devices.contains("user two\n") && devices.contains("user gone\n"));
+    }
 }

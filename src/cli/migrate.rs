@@ -7,14 +7,14 @@ use clap::{ArgMatches, Command};
 use crate::db::migrate::migrate;
 use crate::observe::logging;
 
-use super::{EXIT_OK, Sources, runtime};
+use super::{DATA, EXIT_OK, Sources, runtime};
 
 pub(super) fn command() -> Command {
     Command::new("migrate").about("Bring the database's schema up to date")
 }
 
 pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
-    let config = Sources::new(matches)?.config()?;
+    let config = Sources::with_installation(matches, DATA.as_ref())?.config()?;
     logging::start(&config.log)?;
     let applied = runtime()?.block_on(migrate(&config.db))?;
     match applied.as_slice() {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, Command};
@@ -9,13 +10,18 @@ use clap::{Arg, ArgMatches, Command};
 use crate::config::{Config, ConfigError, VARIABLES, Variable, environment};
 
 mod audit;
+mod broker;
 mod database;
 mod health;
+mod installation;
 mod migrate;
 mod serve;
 mod terminal;
 mod token;
 mod up;
+
+/// The folder of the installation on this machine, unless another is named.
+const DATA: &str = ".iotflow";
 
 /// Everything that went as it should.
 pub const EXIT_OK: u8 = 0;
@@ -41,6 +47,7 @@ pub fn command() -> Command {
         .subcommand(token::command())
         .subcommand(with_variables(audit::command()))
         .subcommand(health::command())
+        .subcommand(broker::command())
 }
 
 /// Runs what `arguments` say.
@@ -53,6 +60,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("token", matches)) => token::run(matches),
         Some(("audit", matches)) => audit::run(matches),
         Some(("health", matches)) => health::run(matches),
+        Some(("broker", matches)) => broker::run(matches),
         _ => unreachable!("clap demands one of the above"),
     };
     outcome.unwrap_or_else(|error| {
@@ -89,10 +97,11 @@ fn file_variable(variable: &Variable) -> String {
     format!("{}_FILE", variable.name)
 }
 
-/// Where variables come from: flags, else the environment, else `.env`.
+/// Where variables come from: flags, else the environment, else `.env`, else the installation on this machine.
 struct Sources {
     flags: HashMap<String, String>,
     dotenv: HashMap<String, String>,
+    installation: HashMap<String, String>,
 }
 
 impl Sources {
@@ -106,7 +115,25 @@ impl Sources {
             Err(error) if error.not_found() => HashMap::new(),
             Err(error) => return Err(anyhow::anyhow!(".env: {error}")),
         };
-        Ok(Self { flags, dotenv })
+        Ok(Self {
+            flags,
+            dotenv,
+            installation: HashMap::new(),
+        })
+    }
+
+    /// The same, and what the installation in `data` says of its broker and its database, each where no other is named.
+    fn with_installation(matches: &ArgMatches, data: &Path) -> anyhow::Result<Self> {
+        let mut sources = Self::new(matches)?;
+        let mut known = installation::folder::variables(data)?;
+        let named = |what: &[&str]| what.iter().any(|name| sources.is_set(name));
+        let (broker, database) = (
+            named(&["MQTT_HOST", "MQTT_PORT", "MQTT_USERNAME", "MQTT_PASSWORD"]),
+            named(&["DATABASE_URL"]),
+        );
+        known.retain(|name, _| !if name.starts_with("DATABASE_") { database } else { broker });
+        sources.installation = known;
+        Ok(sources)
     }
 
     fn get(&self, name: &str) -> Option<String> {
@@ -115,6 +142,7 @@ impl Sources {
             .cloned()
             .or_else(|| environment(name))
             .or_else(|| self.dotenv.get(name).cloned())
+            .or_else(|| self.installation.get(name).cloned())
     }
 
     /// Whether the variable, or the file it may come from, is given.

@@ -9,7 +9,7 @@ use crate::app::{App, Ended};
 use crate::lifecycle::signals::Signals;
 use crate::observe::logging;
 
-use super::{EXIT_FAILED, EXIT_OK, EXIT_UNDRAINED, Sources, runtime};
+use super::{DATA, EXIT_FAILED, EXIT_OK, EXIT_UNDRAINED, Sources, runtime};
 
 pub(super) fn command() -> Command {
     Command::new("serve").about("Take telemetry from MQTT into PostgreSQL").long_about(
@@ -18,7 +18,7 @@ pub(super) fn command() -> Command {
 }
 
 pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
-    let config = Sources::new(matches)?.config()?;
+    let config = Sources::with_installation(matches, DATA.as_ref())?.config()?;
     logging::start(&config.log)?;
     runtime()?.block_on(async {
         let mut signals = Signals::new()?;

@@ -102,6 +102,11 @@ pub const VARIABLES: &[Variable] = &[
         "How long telemetry and events are kept (plain PostgreSQL); 0s keeps them for ever",
     ),
     variable("INGEST_GROUP", "ingest", "Share group, and part of each client id"),
+    secret(
+        "INGEST_SHARE_NAME",
+        "<INGEST_GROUP>",
+        "Name of the share at the broker; whoever knows it and has a credential can take messages away, so make it a random one",
+    ),
     variable("INGEST_SLOTS", "1", "Members of the share group, of the whole installation"),
     variable("INGEST_SHARDS", "<half the cores>", "Shards that parse and write side by side"),
     variable(

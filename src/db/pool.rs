@@ -60,7 +60,7 @@ pub async fn connect(config: &Config, name: &str) -> Result<Client, tokio_postgr
     Ok(client)
 }
 
-fn settings(config: &Config, name: &str) -> Result<tokio_postgres::Config, tokio_postgres::Error> {
+pub(super) fn settings(config: &Config, name: &str) -> Result<tokio_postgres::Config, tokio_postgres::Error> {
     let mut settings: tokio_postgres::Config = config.url.reveal().parse()?;
     settings
         .application_name(format!("iotflow-{name}"))

@@ -1,12 +1,14 @@
-//! Who is who: operators by token or JWT, what each may do, and the audit of what was done.
+//! Who is who: operators by token or JWT, the users of the broker, and the audit of what was done.
 //!
 //! ```text
 //! bearer ──► tokens (a row of api_tokens) ──┐
 //!        └─► jwt (a signature, claims) ─────┴─► principal (name, role) ──► an act ──► audit (a row of audit_log)
 //! command line ──► an account of the operating system ───────────────────────┘
+//!
+//! users (who the broker knows, by the hashes of their passwords)
 //! ```
 //!
-//! Guarantees: a token is stored as its hash only, and shown once; a JWT counts only if a key of the configured file
+//! Guarantees: no secret is stored, only hashes, and a token is shown once; a JWT counts only if a key of the configured file
 //! signed it, by that key's own algorithm, for this service; an act and its entry in the audit are one transaction.
 
 pub mod principal;
@@ -16,3 +18,5 @@ pub mod audit;
 pub mod tokens;
 
 pub mod jwt;
+
+pub mod users;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::observe::secret::Secret;
 use crate::protocol::payload::TimeWindow;
 use crate::protocol::topic::TopicTree;
 
@@ -10,8 +11,11 @@ use crate::protocol::topic::TopicTree;
 pub struct Config {
     /// The base topic.
     pub base_topic: String,
-    /// The share group, and the first part of every client id.
+    /// The first part of every client id, and the share's name where it has no other.
     pub group: String,
+    /// The share's name at the broker. Mosquitto 2.0 lets every client join every share, and drops what it deals to one who
+    /// may not read it, so a name that others could guess costs messages.
+    pub share_name: Option<Secret>,
     /// How many share-group members the installation has.
     pub slots: u16,
     /// Whether the broker's shared subscriptions are used; else one plain durable subscription.
@@ -43,6 +47,7 @@ impl Default for Config {
         Self {
             base_topic: "iotflow".to_owned(),
             group: "ingest".to_owned(),
+            share_name: None,
             // Mosquitto gets slower with each member of a share group.
             slots: 1,
             shared: true,
@@ -65,6 +70,12 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The share's name at the broker.
+    #[must_use]
+    pub fn share(&self) -> &str {
+        self.share_name.as_ref().map_or(&self.group, Secret::reveal)
+    }
+
     /// What is wrong with these values, each with the variable that sets it.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
@@ -72,13 +83,13 @@ impl Config {
         if let Err(error) = TopicTree::new(&self.base_topic) {
             faults.push(format!("MQTT_BASE_TOPIC: {error}"));
         }
-        let group_fits = (1..=32).contains(&self.group.len())
-            && self
-                .group
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
-        if !group_fits {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        let fits = |name: &str, most| (1..=most).contains(&name.len()) && name.bytes().all(allowed);
+        if !fits(&self.group, 32) {
             faults.push("INGEST_GROUP is 1 to 32 of A-Z a-z 0-9 - _".to_owned());
+        }
+        if self.share_name.as_ref().is_some_and(|name| !fits(name.reveal(), 64)) {
+            faults.push("INGEST_SHARE_NAME is 1 to 64 of A-Z a-z 0-9 - _".to_owned());
         }
         let ranges = [
             ("INGEST_SLOTS", usize::from(self.slots), 1, 64),

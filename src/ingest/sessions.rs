@@ -8,6 +8,13 @@ use crate::protocol::topic::{BadBaseTopic, TopicTree};
 use super::config::Config;
 use super::subscribe::{BROKER_DROPPED_TOPIC, BROKER_VERSION_TOPIC, Purpose};
 
+/// What was ever asked for stays on record: that it was taken back is known only to the broker.
+const REGISTER: &str = "
+    INSERT INTO ingest_sessions AS known (client_id, filters) VALUES ($1, $2)
+    ON CONFLICT (client_id) DO UPDATE
+        SET filters = ARRAY(SELECT DISTINCT filter FROM unnest(known.filters || excluded.filters) AS filter)
+    RETURNING filters";
+
 /// A session to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
@@ -48,7 +55,7 @@ pub fn wanted(config: &Config) -> Result<Vec<Session>, BadBaseTopic> {
     };
     let mut sessions: Vec<Session> = if config.shared {
         (0..config.slots)
-            .map(|slot| telemetry(slot.to_string(), format!("$share/{}/{}", config.group, tree.telemetry_filter())))
+            .map(|slot| telemetry(slot.to_string(), format!("$share/{}/{}", config.share(), tree.telemetry_filter())))
             .collect()
     } else {
         vec![telemetry("plain".to_owned(), tree.telemetry_filter())]
@@ -79,15 +86,18 @@ pub async fn retired(pool: &Pool, wanted: &[Session], group: &str) -> Result<Vec
     Ok(rows.iter().map(|row| retire(row.get(0), row.get(1))).collect())
 }
 
-/// Records that the session exists, before it does.
+/// Records that the session exists, before it does. Returns the filters that it may have from before and should have no more:
+/// a subscription to a share of another name would bring every message a second time.
 ///
 /// # Errors
 /// The server's.
-pub async fn register(pool: &Pool, session: &Session) -> Result<(), PoolError> {
+pub async fn register(pool: &Pool, session: &Session) -> Result<Vec<String>, PoolError> {
     let (Purpose::Subscribe(filters) | Purpose::Retire(filters)) = &session.purpose;
     let client = pool.get().await?;
-    client.execute("INSERT INTO ingest_sessions (client_id, filters) VALUES ($1, $2) ON CONFLICT (client_id) DO UPDATE SET filters = excluded.filters", &[&session.client_id, filters]).await?;
-    Ok(())
+    let row = client.query_one(REGISTER, &[&session.client_id, filters]).await?;
+    let mut known: Vec<String> = row.get(0);
+    known.retain(|filter| !filters.contains(filter));
+    Ok(known)
 }
 
 /// Strikes an ended session off the record.

@@ -76,6 +76,8 @@ pub struct Subscriber {
     pub client_id: String,
     /// What it is for.
     pub purpose: Purpose,
+    /// Filters that the session may have from before and should have no more.
+    pub stale: Vec<String>,
     /// Where its deliveries go.
     pub outlet: Outlet,
     /// How to reach the broker.
@@ -200,7 +202,14 @@ impl Subscriber {
         let (mut connection, connack) = opened;
         self.note_connack(&connack, metrics)?;
         let asked = match &self.purpose {
-            Purpose::Subscribe(filters) => connection.subscribe(filters.iter().map(|filter| durable_filter(filter)).collect())?,
+            Purpose::Subscribe(filters) => {
+                let asked = connection.subscribe(filters.iter().map(|filter| durable_filter(filter)).collect())?;
+                // After the new ones, so that there is no moment without a subscription; the answer changes nothing.
+                if connack.session_present && !self.stale.is_empty() {
+                    connection.unsubscribe(self.stale.clone())?;
+                }
+                asked
+            }
             Purpose::Retire(filters) if connack.session_present => connection.unsubscribe(filters.clone())?,
             Purpose::Retire(_) => {
                 connection.disconnect(true).await?;

@@ -28,6 +28,8 @@ pub struct Config {
     pub max_packet_bytes: u32,
     /// Session Expiry Interval: how long the broker keeps what it could not deliver.
     pub session_expiry: Duration,
+    /// Clean Start (MQTT 5, 3.1.2.4): whether a session that the broker still has is ended instead of resumed.
+    pub clean_start: bool,
 }
 
 /// The files of a TLS connection, in PEM form.
@@ -54,11 +56,24 @@ impl Default for Config {
             receive_maximum: u16::MAX,
             max_packet_bytes: 8 * 1024 * 1024,
             session_expiry: Duration::from_secs(7 * 24 * 3600),
+            clean_start: false,
         }
     }
 }
 
 impl Config {
+    /// The same broker, for one errand: a session that leaves nothing behind, under a user of its own.
+    #[must_use]
+    pub fn errand(&self, username: &str, password: Secret) -> Self {
+        Self {
+            username: Some(username.to_owned()),
+            password: Some(password),
+            session_expiry: Duration::ZERO,
+            clean_start: true,
+            ..self.clone()
+        }
+    }
+
     /// What is wrong with these values, each with the variable that sets it.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {

@@ -11,11 +11,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
-use rumqttc::v5::mqttbytes::Error as CodecError;
 use rumqttc::v5::mqttbytes::v5::{
     ConnAck, Connect, ConnectProperties, ConnectReturnCode, Disconnect, DisconnectProperties, DisconnectReasonCode, Filter, Login, Packet,
-    PingReq, Subscribe, Unsubscribe,
+    PingReq, Publish, Subscribe, Unsubscribe,
 };
+use rumqttc::v5::mqttbytes::{Error as CodecError, QoS};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -223,6 +223,18 @@ impl Connection {
         Ok(pkid)
     }
 
+    /// Publishes, not retained, and returns the packet id by which a PUBACK answers (0 at QoS 0, which nothing answers).
+    ///
+    /// # Errors
+    /// [`ConnectionError::Protocol`] where the topic or the payload is more than a packet can hold.
+    pub fn publish(&mut self, topic: &str, qos: QoS, payload: &[u8]) -> Result<u16, ConnectionError> {
+        let pkid = if qos == QoS::AtMostOnce { 0 } else { self.next_packet_id() };
+        let mut publish = Publish::new(topic, qos, payload.to_vec(), None);
+        publish.pkid = pkid;
+        self.send(&Packet::Publish(publish))?;
+        Ok(pkid)
+    }
+
     /// Puts a PUBACK into the outgoing buffer, to go out with the next turn.
     pub fn ack(&mut self, packet_id: u16) {
         let [high, low] = packet_id.to_be_bytes();
@@ -346,7 +358,7 @@ fn connect_packet(config: &Config, client_id: &str) -> Packet {
     let connect = Connect {
         keep_alive,
         client_id: client_id.to_owned(),
-        clean_start: false,
+        clean_start: config.clean_start,
         properties: Some(properties),
     };
     let password = config.password.as_ref().map(|password| password.reveal()).unwrap_or_default();

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! topic bytes ──► topic ──► DeviceId + Channel
+//! role, groups ──► rights: what the broker is to grant
 //! payload bytes ─► payload ─► Reading (time, names, values, extra) or Event, else a Reason
 //! ```
 //!
@@ -10,6 +11,8 @@
 
 pub mod id;
 pub mod topic;
+
+pub mod rights;
 
 pub mod reject;
 

@@ -79,6 +79,7 @@ pub enum Channel {
 /// The base topic, and with it every topic and filter of an installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicTree {
+    base: String,
     devices: String,
 }
 
@@ -98,8 +99,15 @@ impl TopicTree {
             return Err(BadBaseTopic);
         }
         Ok(Self {
+            base: base.to_owned(),
             devices: format!("{base}/devices/"),
         })
+    }
+
+    /// The base topic.
+    #[must_use]
+    pub fn base(&self) -> &str {
+        &self.base
     }
 
     /// The filter that matches every telemetry topic, and more: `+` cannot say "a device id".

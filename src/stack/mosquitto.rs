@@ -1,4 +1,4 @@
-//! A private Mosquitto: one folder with its settings, passwords, access list and data, listening on loopback.
+//! A private Mosquitto: one folder with its settings and data. What else the settings name is its callers' affair.
 
 use std::io;
 use std::net::TcpStream;
@@ -39,40 +39,13 @@ pub enum MosquittoError {
 pub struct Settings {
     /// The folder, made where it is not there.
     pub folder: PathBuf,
-    /// The port that `conf` names.
+    /// A port on loopback that `conf` names.
     pub port: u16,
     /// `mosquitto.conf`.
     pub conf: String,
-    /// The password file.
-    pub passwords: String,
-    /// The access list.
-    pub acl: String,
 }
 
-/// Where a broker of this folder has its files, as `conf` must name them.
-#[derive(Debug, Clone)]
-pub struct Files {
-    /// The password file.
-    pub passwords: PathBuf,
-    /// The access list.
-    pub acl: PathBuf,
-    /// The folder of the persistence file, with a slash behind it, as Mosquitto wants it.
-    pub data: String,
-}
-
-impl Files {
-    /// The files of the broker in `folder`.
-    #[must_use]
-    pub fn of(folder: &std::path::Path) -> Self {
-        Self {
-            passwords: folder.join("passwords"),
-            acl: folder.join("acl"),
-            data: format!("{}/", folder.join("data").display()),
-        }
-    }
-}
-
-/// A running broker.
+/// A broker, running or halted.
 #[derive(Debug)]
 pub struct Mosquitto {
     settings: Settings,
@@ -81,26 +54,25 @@ pub struct Mosquitto {
 }
 
 impl Mosquitto {
-    /// Writes the files and starts the broker.
+    /// Makes the folder and writes the settings. The broker is halted: what else the settings name is to be put there first.
     ///
     /// # Errors
     /// See [`MosquittoError`].
-    pub async fn start(settings: Settings) -> Result<Self, MosquittoError> {
+    pub fn prepare(settings: Settings) -> Result<Self, MosquittoError> {
         let account = Account::for_servers().map_err(|source| MosquittoError::Io {
             folder: settings.folder.clone(),
             source,
         })?;
-        let mut broker = Self {
+        let broker = Self {
             settings,
             account,
             process: None,
         };
         broker.write_files().map_err(|source| broker.io_error(source))?;
-        broker.resume().await?;
         Ok(broker)
     }
 
-    /// Starts the broker again after [`Mosquitto::halt`], and waits until it answers.
+    /// Starts the broker, and waits until it answers.
     ///
     /// # Errors
     /// See [`MosquittoError`].
@@ -115,6 +87,8 @@ impl Mosquitto {
             Signal::SIGTERM,
         )
         .map_err(|source| self.io_error(source))?;
+        std::fs::write(self.settings.folder.join("mosquitto.pid"), format!("{}\n", process.id()))
+            .map_err(|source| self.io_error(source))?;
         let process = self.process.insert(process);
         let deadline = Instant::now() + START_WITHIN;
         while TcpStream::connect(("127.0.0.1", self.settings.port)).is_err() {
@@ -146,20 +120,22 @@ impl Mosquitto {
         self.process.as_ref()
     }
 
+    /// Whether it has ended by itself.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn has_ended(&mut self) -> io::Result<bool> {
+        match &mut self.process {
+            Some(process) => Ok(process.ended()?.is_some()),
+            None => Ok(true),
+        }
+    }
+
     fn write_files(&self) -> io::Result<()> {
-        let Settings {
-            folder,
-            conf,
-            passwords,
-            acl,
-            ..
-        } = &self.settings;
+        let Settings { folder, conf, .. } = &self.settings;
         self.account.create_folder(folder)?;
         self.account.create_folder(&folder.join("data"))?;
-        let files = Files::of(folder);
-        self.account.write_file(&folder.join("mosquitto.conf"), conf)?;
-        self.account.write_file(&files.passwords, passwords)?;
-        self.account.write_file(&files.acl, acl)
+        self.account.write_file(&folder.join("mosquitto.conf"), conf)
     }
 
     fn io_error(&self, source: io::Error) -> MosquittoError {

@@ -3,10 +3,16 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use iotflow::broker::acl::{self, Role};
-use iotflow::broker::{conf, passwords};
+use iotflow::broker::access_set::{AccessSet, Canary, Shelf};
+use iotflow::broker::acl::Member;
+use iotflow::broker::conf::{self, Kind, Listener, Paths};
+use iotflow::broker::passwords::Hash;
 use iotflow::observe::secret::Secret;
-use iotflow::stack::mosquitto::{self, Files, Mosquitto};
+use iotflow::protocol::id::Username;
+use iotflow::protocol::rights::Role;
+use iotflow::protocol::topic::TopicTree;
+use iotflow::stack::account::Account;
+use iotflow::stack::mosquitto::{self, Mosquitto};
 use iotflow::stack::ports;
 use iotflow::stack::postgres::{self, Postgres};
 use tempfile::TempDir;
@@ -48,25 +54,22 @@ impl Servers {
         let (postgres, postgres_port) = start_postgres_with(folder.path(), durable).await;
         let mqtt_port = ports::free().expect("there is a free port");
         let place = folder.path().join("mosquitto");
-        let files = Files::of(&place);
-        let mut conf = conf::render(&[
-            ("listener", &format!("{mqtt_port} 127.0.0.1")),
-            ("password_file", &files.passwords.display().to_string()),
-            ("acl_file", &files.acl.display().to_string()),
-            ("persistence_location", &files.data),
-            ("sys_interval", "1"),
-        ])
-        .expect("the template has these settings");
+        let paths = Paths::of(&place);
+        let listener = Listener {
+            kind: Kind::Staff,
+            address: "127.0.0.1".to_owned(),
+            port: mqtt_port,
+        };
+        let mut conf = conf::render(&paths, &[listener], &[("sys_interval", "1")]).expect("the template has these settings");
         change(&mut conf);
-        let line = |user| passwords::line(user, &Secret::new(PASSWORD), passwords::salt().expect("randomness")).expect("a good name");
         let settings = mosquitto::Settings {
             conf,
-            passwords: line(SERVICE) + &line(FLEET),
-            acl: acl::render("iotflow", &[(SERVICE, Role::Service), (FLEET, Role::Fleet)]),
             folder: place,
             port: mqtt_port,
         };
-        let broker = Mosquitto::start(settings).await.unwrap_or_else(|error| panic!("{error}"));
+        let mut broker = Mosquitto::prepare(settings).unwrap_or_else(|error| panic!("{error}"));
+        put_access(&paths, &[(SERVICE, Role::Service), (FLEET, Role::Fleet)]);
+        broker.resume().await.unwrap_or_else(|error| panic!("{error}"));
         Self {
             postgres,
             broker,
@@ -89,6 +92,27 @@ impl Servers {
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
+}
+
+/// Lets these users in, each with [`PASSWORD`].
+pub fn put_access(paths: &Paths, users: &[(&str, Role)]) {
+    let hash = Hash::of_generated(&Secret::new(PASSWORD)).expect("randomness");
+    let member = |(name, role): &(&str, Role)| Member {
+        username: Username::parse(name).expect("a good name"),
+        role: *role,
+        groups: Vec::new(),
+        disabled: false,
+    };
+    let members: Vec<_> = users.iter().map(|user| (member(user), Some(hash.clone()))).collect();
+    let canary = Canary {
+        name: "canary".to_owned(),
+        password: Secret::new(PASSWORD),
+        generation: "test".to_owned(),
+    };
+    let set = AccessSet::render(&TopicTree::new("iotflow").expect("a base topic"), &members, canary, &hash);
+    let shelf = Shelf::new(paths.clone(), Account::for_servers().expect("an account").lent());
+    let locked = shelf.lock().expect("the folder is ours");
+    shelf.put(&locked, &set).expect("a sound set");
 }
 
 /// The variables of a service on these two.

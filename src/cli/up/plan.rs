@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use nix::sys::signal::Signal;
 use tokio::time::MissedTickBehavior;
 
 use crate::app::{App, Ended};
-use crate::cli::{EXIT_FAILED, EXIT_OK, Sources, runtime};
+use crate::cli::{DATA, EXIT_FAILED, EXIT_OK, Sources, runtime};
 use crate::config::{Config, parse_span};
 use crate::lifecycle::signals::Signals;
 use crate::observe::logging;
@@ -28,7 +27,7 @@ pub(in crate::cli) fn command() -> Command {
         .about("Start it all: PostgreSQL, Mosquitto, the service and a demonstration fleet")
         .long_about("Starts a private PostgreSQL and a private Mosquitto (unless DATABASE_URL and MQTT_HOST name others), migrates, starts the service and a fleet, and shows how it goes. Exits 0 only if every published message is accounted for and none is lost.")
         .arg(Arg::new("for").long("for").value_name("SPAN").help("End by itself after this time, such as 20s"))
-        .arg(Arg::new("data").long("data").value_name("FOLDER").default_value(".iotflow").help("Where everything is kept"))
+        .arg(Arg::new("data").long("data").value_name("FOLDER").default_value(DATA).help("Where everything is kept"))
         .arg(Arg::new("devices").long("devices").value_parser(value_parser!(u32)).default_value("200").help("Devices of the fleet"))
         .arg(Arg::new("rate").long("rate").value_parser(value_parser!(f64)).default_value("1000").help("Messages a second of the whole fleet"))
         .arg(Arg::new("no-fleet").long("no-fleet").action(ArgAction::SetTrue).help("Start no fleet"))
@@ -74,7 +73,7 @@ impl Plan {
             started = self.start(sources, &mut config) => started?,
             _ = signals.next() => return Ok(ExitCode::from(EXIT_OK)),
         };
-        let (mut stack, app) = started;
+        let (stack, app) = started;
         self.say_what_to_try(&config, &stack, &app)?;
 
         let mut fleet = if self.fleet {
@@ -90,12 +89,7 @@ impl Plan {
         settle(&app).await;
         let totals = app.accounting.totals();
         let ended = app.stop().await;
-        if let Some(broker) = &mut stack.broker {
-            broker.halt(Signal::SIGTERM)?;
-        }
-        if let Some(postgres) = &mut stack.postgres {
-            postgres.halt(Signal::SIGINT)?;
-        }
+        stack.stop().await?;
         outcome?;
         let balanced = account::print(&totals, report.as_ref());
         if ended != Ended::Drained {

@@ -1,0 +1,112 @@
+//! Keeps the broker in step with the database: waits for changes, lets them gather, applies them.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::db::config::Config as DbConfig;
+use crate::db::error::describe;
+use crate::db::listen::listen;
+use crate::db::pool;
+use crate::lifecycle::backoff::Backoff;
+
+use super::apply::{Applier, ApplyError};
+
+/// Where the database says that something changed.
+const CHANNEL: &str = "access_changed";
+/// A change waits this long for the next; a single one is in force within a second.
+const QUIET: Duration = Duration::from_millis(200);
+/// Changes that follow each other without a pause wait this long at most: ten thousand in a minute cost some twelve reloads.
+const GATHER_MOST: Duration = Duration::from_secs(5);
+/// Looks by itself this often, in case a word got lost.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Held in the database by whoever keeps the files: two would undo each other's work. "iotfacc" in ASCII.
+const LOCK: i64 = 0x69_6f74_6661_6363;
+
+/// Whether somebody keeps the files now.
+///
+/// # Errors
+/// The database's.
+pub async fn is_at_work(client: &Client) -> Result<bool, tokio_postgres::Error> {
+    let row = client
+        .query_one(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+             AND (classid::bigint << 32) + objid::bigint = $1)",
+            &[&LOCK],
+        )
+        .await?;
+    Ok(row.get(0))
+}
+
+/// Runs until `stop`. `alarm` hears of a broker that may be letting people do what they must not: whoever runs it should end it.
+pub async fn run(applier: Applier, config: DbConfig, stop: CancellationToken, alarm: mpsc::Sender<String>) {
+    let (word, mut changes) = mpsc::channel(1);
+    let work = async {
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        loop {
+            if let Err(error) = keep(&applier, &config, &mut changes, &mut backoff, &alarm).await {
+                warn!(
+                    error = describe(&error),
+                    "the database cannot be asked who may do what; the broker's files stand as they are"
+                );
+            }
+            tokio::time::sleep(backoff.next_wait()).await;
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = listen(config.clone(), CHANNEL, word) => {}
+        () = work => {}
+    }
+}
+
+async fn keep(
+    applier: &Applier,
+    config: &DbConfig,
+    changes: &mut mpsc::Receiver<()>,
+    backoff: &mut Backoff,
+    alarm: &mpsc::Sender<String>,
+) -> Result<(), tokio_postgres::Error> {
+    let mut client = pool::connect(config, "access").await?;
+    // Waiting for another who keeps the files is no fault.
+    client.batch_execute("SET lock_timeout = 0").await?;
+    client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await?;
+    info!("keeping who may do what at the broker");
+    loop {
+        if Applier::is_behind(&client).await? {
+            match applier.apply(&mut client).await {
+                Ok(_) => backoff.reset(),
+                Err(ApplyError::Database(error)) => return Err(error),
+                Err(error) => {
+                    if error.is_open() {
+                        // Full: it has been told.
+                        drop(alarm.try_send(error.to_string()));
+                    }
+                    // A new change may be the cure, so it is not waited for longer than for that.
+                    drop(timeout(backoff.next_wait(), changes.recv()).await);
+                    continue;
+                }
+            }
+        }
+        drop(timeout(LOOK_EVERY, changes.recv()).await);
+        gather(changes).await;
+    }
+}
+
+/// Waits until changes pause, but not for ever.
+async fn gather(changes: &mut mpsc::Receiver<()>) {
+    let most = Instant::now() + GATHER_MOST;
+    loop {
+        let quiet = (Instant::now() + QUIET).min(most);
+        match timeout_at(quiet, changes.recv()).await {
+            Ok(Some(())) if Instant::now() < most => {}
+            _ => return,
+        }
+    }
+}

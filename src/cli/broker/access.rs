@@ -1,0 +1,110 @@
+//! A change of who may do what: into the database, and waited for until the broker obeys it.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio_postgres::{Client, Transaction};
+
+use crate::access::agent;
+use crate::cli::Sources;
+use crate::cli::installation::folder::{Installation, Settings};
+use crate::db::config::Config as DbConfig;
+use crate::db::{migrate, pool};
+
+use super::Asked;
+
+/// Changes gather for five seconds at most, and are proven within ten.
+const IN_FORCE_WITHIN: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(25);
+
+const STATE: &str = "SELECT version, applied_version, alarm FROM broker_access";
+
+/// The installation and its database.
+pub(super) struct Registry {
+    pub(super) installation: Installation,
+    pub(super) settings: Settings,
+    pub(super) client: Client,
+}
+
+/// Whether a change is in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InForce {
+    /// The broker was proven to obey it.
+    Now,
+    /// The files are written; there is no broker that reads them yet.
+    WhenStarted,
+}
+
+impl InForce {
+    /// A few words to end a sentence with.
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::Now => "in force at the broker",
+            Self::WhenStarted => "in force when the broker is started",
+        }
+    }
+}
+
+impl Registry {
+    /// Reaches the database of the installation.
+    pub(super) async fn open(asked: &Asked<'_>) -> anyhow::Result<Self> {
+        let installation = Installation::open(&asked.data)?;
+        let settings = installation.settings()?.context("it is there")?;
+        let config = Sources::with_installation(asked.matches, &asked.data)?.config()?;
+        let client = connect(&config.db, &installation).await?;
+        Ok(Self {
+            installation,
+            settings,
+            client,
+        })
+    }
+
+    /// Does `work` in one transaction, all of it or nothing, and waits until the broker obeys.
+    pub(super) async fn change<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&Transaction<'_>) -> anyhow::Result<T>,
+    ) -> anyhow::Result<(T, InForce)> {
+        let transaction = self.client.transaction().await?;
+        let done = work(&transaction).await?;
+        transaction.commit().await?;
+        let in_force = self.until_in_force().await?;
+        Ok((done, in_force))
+    }
+
+    async fn until_in_force(&mut self) -> anyhow::Result<InForce> {
+        let wanted: i64 = self.client.query_one(STATE, &[]).await?.get(0);
+        let deadline = tokio::time::Instant::now() + IN_FORCE_WITHIN;
+        loop {
+            let row = self.client.query_one(STATE, &[]).await?;
+            if row.get::<_, i64>(1) >= wanted {
+                return Ok(InForce::Now);
+            }
+            if !agent::is_at_work(&self.client).await? {
+                let applied = self.installation.applier(&self.settings)?.apply(&mut self.client).await?;
+                return Ok(if applied.proven { InForce::Now } else { InForce::WhenStarted });
+            }
+            if tokio::time::Instant::now() > deadline {
+                let why = row
+                    .get::<_, Option<String>>(2)
+                    .unwrap_or_else(|| "the broker's keeper is slow".to_owned());
+                bail!("the change is in the database, and not yet in force at the broker: {why}");
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+async fn connect(config: &DbConfig, installation: &Installation) -> anyhow::Result<Client> {
+    let client = pool::connect(config, "broker").await.with_context(|| {
+        let started = installation.runner().ok().flatten().is_some();
+        if started {
+            "the database cannot be reached"
+        } else {
+            "the database cannot be reached; is it running? ./mqtt_manage.sh start"
+        }
+    })?;
+    migrate::migrate(config)
+        .await
+        .context("the database cannot be brought up to date")?;
+    Ok(client)
+}

@@ -1,0 +1,111 @@
+//! `iotflow broker`: the broker of this machine, or of Compose, set up and looked after. `mqtt_manage.sh` hands over to it.
+//!
+//! ```text
+//! setup, start, stop, restart, run, logs   the processes
+//! create-user … generate-device            who may do what: into the database, and in force when the command returns
+//! status, test                             how it is
+//! ```
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use super::{DATA, with_variables};
+
+mod access;
+mod agent;
+mod device;
+mod life;
+mod logs;
+mod run;
+mod setup;
+mod status;
+mod test;
+mod users;
+
+/// What was asked of all of these commands.
+struct Asked<'a> {
+    matches: &'a ArgMatches,
+    data: PathBuf,
+    json: bool,
+}
+
+pub(super) fn command() -> Command {
+    let command = Command::new("broker")
+        .about("Set up and look after the MQTT broker of this machine")
+        .subcommand_required(true)
+        .arg_required_else_help(true);
+    setup::commands()
+        .into_iter()
+        .chain(life::commands())
+        .chain([
+            run::command(),
+            agent::command(),
+            logs::command(),
+            status::command(),
+            test::command(),
+        ])
+        .chain(users::commands())
+        .chain([device::command()])
+        .fold(command, |command, subcommand| command.subcommand(with_common(subcommand)))
+}
+
+fn with_common(command: Command) -> Command {
+    with_variables(
+        command
+            .arg(
+                Arg::new("data")
+                    .long("data")
+                    .value_name("FOLDER")
+                    .default_value(DATA)
+                    .help("The installation's folder"),
+            )
+            .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Answer in JSON")),
+    )
+}
+
+pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+    let (name, matches) = matches.subcommand().expect("clap demands one");
+    let asked = Asked {
+        matches,
+        data: matches.get_one::<String>("data").map(PathBuf::from).expect("it has a default"),
+        json: matches.get_flag("json"),
+    };
+    match name {
+        "setup" => setup::setup(&asked),
+        "setup-admin" => users::setup_admin(&asked),
+        "start" => life::start(&asked),
+        "stop" => life::stop(&asked),
+        "restart" => life::restart(&asked),
+        "run" => run::run(&asked),
+        "agent" => agent::run(&asked),
+        "logs" => logs::run(&asked),
+        "status" => status::run(&asked),
+        "test" => test::run(&asked),
+        "create-user" => users::create(&asked),
+        "delete-user" => users::delete(&asked),
+        "list-users" => users::list(&asked),
+        "rotate" => users::rotate(&asked),
+        "disable" => users::disable(&asked, true),
+        "enable" => users::disable(&asked, false),
+        "generate-device" => device::generate(&asked),
+        _ => unreachable!("clap knows the above only"),
+    }
+}
+
+impl Asked<'_> {
+    /// An argument that clap demands.
+    fn text(&self, name: &str) -> &str {
+        self.matches.get_one::<String>(name).expect("clap demands it")
+    }
+
+    /// Says it to people, or to programs.
+    fn answer(&self, text: &str, json: &serde_json::Value) {
+        if self.json {
+            println!("{json}");
+        } else {
+            println!("{text}");
+        }
+    }
+}

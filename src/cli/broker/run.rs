@@ -1,0 +1,73 @@
+//! `run`: the servers of the installation, in the foreground, until a signal ends them. `start` runs this in the background.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Command;
+use nix::sys::signal::Signal;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::cli::installation::folder::{Installation, Settings, Taken};
+use crate::cli::installation::servers::{DATABASE_SECRET, SERVICE, SERVICE_SECRET};
+use crate::cli::{EXIT_OK, Sources, runtime};
+use crate::db::config::Config as DbConfig;
+use crate::lifecycle::signals::Signals;
+use crate::observe::logging;
+use crate::protocol::rights::Role;
+
+use super::Asked;
+
+pub(super) fn command() -> Command {
+    Command::new("run").about("Run the broker in the foreground, and keep it in step with the database")
+}
+
+pub(super) fn run(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
+    let sources = Sources::new(asked.matches)?;
+    let config = sources.config()?;
+    logging::start(&config.log)?;
+    let installation = Installation::open(&asked.data)?;
+    let settings = installation.settings()?.context("it is there")?;
+    let taken = installation.take()?;
+    let (mut database, mut named) = (config.db, sources.is_set("DATABASE_URL"));
+    if !named && !settings.own_database {
+        database.url = installation
+            .known_secret(DATABASE_SECRET)?
+            .context("the URL of the database was not kept")?;
+        named = true;
+    }
+    runtime()?.block_on(serve(&installation, &settings, (database, named), &taken))?;
+    Ok(ExitCode::from(EXIT_OK))
+}
+
+async fn serve(installation: &Installation, settings: &Settings, (database, named): (DbConfig, bool), taken: &Taken) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
+    let started = async {
+        let database = installation.start_database(database, named).await?;
+        let users = [(SERVICE, Role::Service, SERVICE_SECRET)];
+        let broker = installation.start_broker(settings, &database.config, &users).await?;
+        installation.announce(settings)?;
+        anyhow::Ok((database, broker))
+    };
+    let (mut database, broker) = tokio::select! {
+        started = started => started?,
+        _ = signals.next() => return Ok(()),
+    };
+    taken.ready()?;
+    info!(folder = %installation.data.display(), "the broker is up, and proven");
+    let stop = CancellationToken::new();
+    let supervised = broker.supervise(database.config.clone(), stop.clone());
+    tokio::pin!(supervised);
+    tokio::select! {
+        () = &mut supervised => {}
+        signal = signals.next() => {
+            info!(signal, "stopping");
+            stop.cancel();
+            supervised.await;
+        }
+    }
+    if let Some(server) = &mut database.server {
+        server.halt(Signal::SIGINT)?;
+    }
+    Ok(())
+}

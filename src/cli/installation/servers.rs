@@ -1,0 +1,159 @@
+//! The servers of an installation: PostgreSQL, where no other database is named, and Mosquitto with what the database says.
+
+use anyhow::Context as _;
+use tokio_postgres::Client;
+
+use crate::access::apply::Applier;
+use crate::broker::access_set::Shelf;
+use crate::broker::conf::{self, Kind, Listener};
+use crate::broker::passwords::Hash;
+use crate::broker::process::Process;
+use crate::db::config::Config as DbConfig;
+use crate::db::{migrate, pool};
+use crate::identity::users;
+use crate::mqtt::config::Config as MqttConfig;
+use crate::observe::secret::Secret;
+use crate::protocol::id::Username;
+use crate::protocol::rights::Role;
+use crate::protocol::topic::TopicTree;
+use crate::stack::account::{Account, write_private};
+use crate::stack::mosquitto::{self, Mosquitto};
+use crate::stack::ports;
+use crate::stack::postgres::{self, Postgres};
+
+use super::folder::{Installation, Settings};
+
+/// The service's user at the broker; its password is the secret of this name.
+pub(in crate::cli) const SERVICE: &str = "iotflow";
+pub(in crate::cli) const SERVICE_SECRET: &str = "mqtt-service";
+/// Where the URL of a database that is not ours is kept.
+pub(in crate::cli) const DATABASE_SECRET: &str = "database-url";
+
+/// The database of an installation.
+#[derive(Debug)]
+pub(in crate::cli) struct Database {
+    /// How to reach it.
+    pub(in crate::cli) config: DbConfig,
+    /// The server, where it is ours.
+    pub(in crate::cli) server: Option<Postgres>,
+}
+
+/// A broker that was started and proven.
+#[derive(Debug)]
+pub(in crate::cli) struct Broker {
+    pub(in crate::cli) mosquitto: Mosquitto,
+    pub(in crate::cli) applier: Applier,
+}
+
+impl Installation {
+    /// Starts a private PostgreSQL, unless `config` is of another that was named. Brings the schema up to date.
+    pub(in crate::cli) async fn start_database(&self, mut config: DbConfig, named: bool) -> anyhow::Result<Database> {
+        let mut server = None;
+        if !named {
+            let port = ports::usual_or_free(5432)?;
+            let password = self.secret("postgres")?;
+            let settings = postgres::Settings {
+                folder: self.servers.join("postgres"),
+                port,
+                password: password.clone(),
+                durable: true,
+                extra: Vec::new(),
+            };
+            let started = Postgres::start(settings).await?;
+            write_private(
+                &self.data.join("pgpass"),
+                &format!("127.0.0.1:{port}:*:iotflow:{}\n", password.reveal()),
+            )?;
+            config.url = started.url();
+            server = Some(started);
+        }
+        migrate::migrate(&config)
+            .await
+            .context("the database cannot be brought up to date")?;
+        self.keep_secret(DATABASE_SECRET, &config.url)?;
+        Ok(Database { config, server })
+    }
+
+    /// Writes the broker's files from the database, starts it, and proves that it obeys them. `users` are those that the
+    /// installation itself needs: their passwords are the secrets of these names.
+    pub(in crate::cli) async fn start_broker(
+        &self,
+        settings: &Settings,
+        database: &DbConfig,
+        users: &[(&str, Role, &str)],
+    ) -> anyhow::Result<Broker> {
+        let mut client = pool::connect(database, "broker").await?;
+        for (name, role, secret) in users {
+            seed(&client, name, *role, &self.secret(secret)?).await?;
+        }
+        let paths = self.broker();
+        let listeners: Vec<Listener> = settings
+            .listeners
+            .iter()
+            .filter(|listener| !matches!(listener.kind, Kind::Tls | Kind::MutualTls) || paths.certs().join("server.pem").exists())
+            .cloned()
+            .collect();
+        let mut mosquitto = Mosquitto::prepare(mosquitto::Settings {
+            folder: paths.folder.clone(),
+            port: settings.port(Kind::Staff).context("an installation has a listener for its staff")?,
+            conf: conf::render(&paths, &listeners, &[])?,
+        })?;
+        let applier = self.applier(settings)?;
+        applier.apply(&mut client).await?;
+        mosquitto.resume().await?;
+        if let Err(error) = applier.prove().await {
+            mosquitto.halt(nix::sys::signal::Signal::SIGTERM)?;
+            return Err(error).context("the broker was started, does not do as it must, and was stopped");
+        }
+        Ok(Broker { mosquitto, applier })
+    }
+
+    /// What it takes to change who may do what at this installation's broker.
+    pub(in crate::cli) fn applier(&self, settings: &Settings) -> anyhow::Result<Applier> {
+        let reached = |kind| {
+            let port = settings.port(kind)?;
+            Some(MqttConfig {
+                host: "127.0.0.1".to_owned(),
+                port,
+                ..MqttConfig::default()
+            })
+        };
+        Ok(Applier {
+            tree: TopicTree::new(&settings.base_topic)?,
+            shelf: Shelf::new(self.broker(), Account::for_servers()?.lent()),
+            process: Process::File(self.broker().pid()),
+            listeners: [Kind::Staff, Kind::Plain].into_iter().filter_map(reached).collect(),
+        })
+    }
+
+    /// Tells the service and the tools how to reach all of it.
+    pub(in crate::cli) fn announce(&self, settings: &Settings) -> anyhow::Result<()> {
+        // So that no two installations, and nobody who only guesses, are in one share.
+        let share = "share-name";
+        self.secret(share)?;
+        let port = settings.port(Kind::Staff).context("an installation has a listener for its staff")?;
+        let file = |name: &str| self.secret_file(name).display().to_string();
+        self.write_env(&[
+            ("MQTT_HOST", "127.0.0.1".to_owned()),
+            ("MQTT_PORT", port.to_string()),
+            ("MQTT_USERNAME", SERVICE.to_owned()),
+            ("MQTT_PASSWORD_FILE", file(SERVICE_SECRET)),
+            ("MQTT_BASE_TOPIC", settings.base_topic.clone()),
+            ("DATABASE_URL_FILE", file(DATABASE_SECRET)),
+            ("INGEST_SHARE_NAME_FILE", file(share)),
+        ])
+    }
+}
+
+/// Sees to it that there is such a user with this password.
+pub(in crate::cli) async fn seed(client: &Client, name: &str, role: Role, password: &Secret) -> anyhow::Result<()> {
+    let username = Username::with_password(name)?;
+    let known = users::get(client, &username).await?;
+    let fits = |hash: &str| Hash::parse(hash).is_ok_and(|hash| hash.is_of(password));
+    match known {
+        None => users::create(client, &username, role, Some(Hash::of_generated(password)?.as_str())).await?,
+        Some(user) if user.password_hash.as_deref().is_some_and(fits) => {}
+        Some(_) => users::set_password(client, &username, Some(Hash::of_generated(password)?.as_str())).await?,
+    }
+    Ok(())
+}

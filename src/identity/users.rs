@@ -1,0 +1,156 @@
+//! Users of the broker: devices, admins, the service. Only hashes of their passwords are kept.
+
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Error, GenericClient};
+
+use crate::protocol::id::{GroupId, Username};
+use crate::protocol::rights::Role;
+
+/// Names that no user may have, for the broker's files use them for something else.
+const RESERVED: [&str; 1] = [CANARY];
+/// The name under which each change of the broker's files is proven.
+pub const CANARY: &str = "iotflow-canary";
+
+const INSERT: &str = "INSERT INTO broker_users (username, role, password_hash) VALUES ($1, $2, $3)";
+const SET_PASSWORD: &str = "UPDATE broker_users SET password_hash = $2, changed_at = now() WHERE username = $1";
+const SET_DISABLED: &str = "UPDATE broker_users SET disabled_at = CASE WHEN $2 THEN coalesce(disabled_at, now()) END WHERE username = $1";
+const DELETE: &str = "DELETE FROM broker_users WHERE username = $1";
+const GET: &str = "SELECT username, role, password_hash, disabled_at IS NOT NULL FROM broker_users WHERE username = $1";
+const LIST: &str = "
+    SELECT u.username, u.role, u.password_hash, u.disabled_at IS NOT NULL,
+           coalesce(array_agg(m.group_id ORDER BY m.group_id) FILTER (WHERE m.group_id IS NOT NULL), '{}')
+    FROM broker_users u
+    LEFT JOIN devices d ON d.device = u.username AND u.role = 'device'
+    LEFT JOIN device_group_members m USING (device_id)
+    GROUP BY u.username
+    ORDER BY u.username";
+const VERSION: &str = "SELECT version FROM broker_access";
+
+/// Why a change of users was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum UserError {
+    /// The name is taken.
+    #[error("there is a user {0} already; delete it first, or rotate its password")]
+    Exists(Username),
+    /// The name is of no user.
+    #[error("there is no user {0}")]
+    Unknown(Username),
+    /// The name has another use.
+    #[error("the name {0} is the broker's own")]
+    Reserved(Username),
+    /// What is stored is not of the grammar: somebody wrote it by other means.
+    #[error("broker_users has a row that cannot be used: {0}")]
+    Stored(String),
+    /// The database said no.
+    #[error("{}", crate::db::error::describe(.0))]
+    Database(#[from] Error),
+}
+
+/// A user as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// What it logs in as.
+    pub username: Username,
+    /// What it is.
+    pub role: Role,
+    /// The hash of its password, in Mosquitto's form; none where it has a certificate only.
+    pub password_hash: Option<String>,
+    /// Whether it is shut out for now.
+    pub disabled: bool,
+    /// The groups it belongs to, if it is a device.
+    pub groups: Vec<GroupId>,
+}
+
+/// Adds a user.
+///
+/// # Errors
+/// [`UserError::Exists`], [`UserError::Reserved`], or the database's.
+pub async fn create(client: &impl GenericClient, username: &Username, role: Role, password_hash: Option<&str>) -> Result<(), UserError> {
+    if RESERVED.contains(&username.as_str()) {
+        return Err(UserError::Reserved(username.clone()));
+    }
+    match client.execute(INSERT, &[&username.as_str(), &role.as_str(), &password_hash]).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => Err(UserError::Exists(username.clone())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives a user another password, or none.
+///
+/// # Errors
+/// [`UserError::Unknown`], or the database's.
+pub async fn set_password(client: &impl GenericClient, username: &Username, password_hash: Option<&str>) -> Result<(), UserError> {
+    let changed = client.execute(SET_PASSWORD, &[&username.as_str(), &password_hash]).await?;
+    known(username, changed)
+}
+
+/// Shuts a user out, or lets it in again.
+///
+/// # Errors
+/// [`UserError::Unknown`], or the database's.
+pub async fn set_disabled(client: &impl GenericClient, username: &Username, disabled: bool) -> Result<(), UserError> {
+    let changed = client.execute(SET_DISABLED, &[&username.as_str(), &disabled]).await?;
+    known(username, changed)
+}
+
+/// Removes a user. Its telemetry, if it is a device, stays.
+///
+/// # Errors
+/// [`UserError::Unknown`], or the database's.
+pub async fn delete(client: &impl GenericClient, username: &Username) -> Result<(), UserError> {
+    let changed = client.execute(DELETE, &[&username.as_str()]).await?;
+    known(username, changed)
+}
+
+/// A user, without its groups.
+///
+/// # Errors
+/// The database's, or [`UserError::Stored`].
+pub async fn get(client: &impl GenericClient, username: &Username) -> Result<Option<User>, UserError> {
+    let row = client.query_opt(GET, &[&username.as_str()]).await?;
+    row.map(|row| user(&row, Vec::new())).transpose()
+}
+
+/// All users by name, with the groups of devices.
+///
+/// # Errors
+/// The database's, or [`UserError::Stored`].
+pub async fn list(client: &impl GenericClient) -> Result<Vec<User>, UserError> {
+    let rows = client.query(LIST, &[]).await?;
+    rows.iter().map(|row| user(row, row.get(4))).collect()
+}
+
+/// All users, and the version they stand for. One moment's, if `client` is a transaction that sees one moment.
+///
+/// # Errors
+/// The database's, or [`UserError::Stored`].
+pub async fn snapshot(client: &impl GenericClient) -> Result<(i64, Vec<User>), UserError> {
+    let version = client.query_one(VERSION, &[]).await?.get(0);
+    Ok((version, list(client).await?))
+}
+
+fn user(row: &tokio_postgres::Row, groups: Vec<String>) -> Result<User, UserError> {
+    let stored = |what: String| UserError::Stored(what);
+    Ok(User {
+        username: Username::parse(row.get(0)).map_err(|error| stored(error.to_string()))?,
+        role: row
+            .get::<_, &str>(1)
+            .parse()
+            .map_err(|error: crate::protocol::rights::NoSuchRole| stored(error.to_string()))?,
+        password_hash: row.get(2),
+        disabled: row.get(3),
+        groups: groups
+            .iter()
+            .map(|group| GroupId::parse(group))
+            .collect::<Result<_, _>>()
+            .map_err(|error| stored(error.to_string()))?,
+    })
+}
+
+fn known(username: &Username, changed: u64) -> Result<(), UserError> {
+    if changed == 0 {
+        return Err(UserError::Unknown(username.clone()));
+    }
+    Ok(())
+}
