@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::api::server::Config as ApiConfig;
 use crate::db::config::Config as DbConfig;
 use crate::db::partitions::Config as PartitionsConfig;
+use crate::identity::jwt::config::Config as JwtConfig;
 use crate::ingest::config::Config as IngestConfig;
 use crate::mqtt::config::{Config as MqttConfig, TlsConfig};
 use crate::observe::logging::Config as LogConfig;
@@ -52,6 +53,8 @@ pub struct Config {
     pub ingest: IngestConfig,
     /// The HTTP listener.
     pub api: ApiConfig,
+    /// Whose JWTs are taken; nobody's where there is none.
+    pub jwt: Option<JwtConfig>,
     /// The log.
     pub log: LogConfig,
     /// How long a stop may take.
@@ -116,6 +119,7 @@ impl<S: Source> Reader<'_, S> {
             partitions,
             ingest,
             api,
+            jwt,
             log,
             shutdown_timeout,
         } = &mut config;
@@ -157,6 +161,7 @@ impl<S: Source> Reader<'_, S> {
 
         self.take("HOST", &mut api.host);
         self.take("PORT", &mut api.port);
+        *jwt = self.jwt();
         self.take_span("SHUTDOWN_TIMEOUT", &mut shutdown_timeout.0);
 
         self.take("LOG_LEVEL", &mut log.level);
@@ -188,6 +193,28 @@ impl<S: Source> Reader<'_, S> {
             ca_cert,
             client: certificate.zip(key),
         })
+    }
+
+    fn jwt(&mut self) -> Option<JwtConfig> {
+        let keys = self.source.get("JWT_KEYS");
+        let mut demanded = |name: &str| {
+            let value = self.source.get(name);
+            match (&keys, &value) {
+                // An issuer's key signs for other services too: without these, their tokens would open this one.
+                (Some(_), None) => self.faults.push(format!(
+                    "JWT_KEYS is set without {name}; both JWT_ISSUER and JWT_AUDIENCE are expected with it"
+                )),
+                (None, Some(_)) => self.faults.push(format!(
+                    "{name} is set without JWT_KEYS; the file with the issuer's public keys is expected there"
+                )),
+                _ => {}
+            }
+            value
+        };
+        let (issuer, audience) = (demanded("JWT_ISSUER"), demanded("JWT_AUDIENCE"));
+        let mut config = JwtConfig::new(PathBuf::from(keys?), issuer?, audience?);
+        self.take("JWT_ROLE_CLAIM", &mut config.role_claim);
+        Some(config)
     }
 
     fn take<T: FromStr>(&mut self, name: &str, into: &mut T)
@@ -303,11 +330,28 @@ mod tests {
     }
 
     #[test]
+    fn jwts_are_taken_of_a_named_issuer_for_a_named_audience_only() {
+        let whole = [
+            ("JWT_KEYS", "/etc/iotflow/jwks.json"),
+            ("JWT_ISSUER", "https://login.example.org"),
+            ("JWT_AUDIENCE", "iotflow"),
+            ("JWT_ROLE_CLAIM", "iotflow_role"),
+        ];
+        let jwt = read(&whole).expect("it can be read").jwt.expect("it is set");
+        assert_eq!([&jwt.issuer, &jwt.audience, &jwt.role_claim], [whole[1].1, whole[2].1, whole[3].1]);
+        for missing in ["JWT_KEYS", "JWT_ISSUER", "JWT_AUDIENCE"] {
+            let rest: Vec<_> = whole.into_iter().filter(|(name, _)| *name != missing).collect();
+            let faults = read(&rest).expect_err("one is missing").0;
+            assert!(faults.iter().all(|fault| fault.contains(missing)), "{missing}: {faults:?}");
+        }
+    }
+
+    #[test]
     fn every_variable_is_read() {
         // A value that none of them takes for granted: reading it must change the result, or be a fault.
         for variable in VARIABLES {
             let value = match variable.name {
-                "MQTT_PASSWORD" | "MQTT_CA_CERT_PATH" | "MQTT_CERT_FILE_PATH" | "MQTT_KEY_FILE_PATH" => continue,
+                "MQTT_PASSWORD" | "MQTT_CA_CERT_PATH" | "MQTT_CERT_FILE_PATH" | "MQTT_KEY_FILE_PATH" | "JWT_ROLE_CLAIM" => continue,
                 "DATABASE_URL" => "postgres://elsewhere/db",
                 "MQTT_SHARED" => "false",
                 "MQTT_USE_TLS" => "true",

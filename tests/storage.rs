@@ -43,7 +43,13 @@ async fn replicas_that_start_together_migrate_once() {
         )
         .await,
         [
+            "api_tokens",
+            "audit_log",
+            "broker_access",
+            "broker_users",
             "dead_letters",
+            "device_group_members",
+            "device_groups",
             "device_status",
             "devices",
             "events",

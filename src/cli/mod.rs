@@ -9,11 +9,15 @@ use clap::{Arg, ArgMatches, Command};
 
 use crate::config::{Config, ConfigError, VARIABLES, Variable, environment};
 
+mod audit;
 mod broker;
+mod database;
 mod health;
 mod installation;
 mod migrate;
 mod serve;
+mod terminal;
+mod token;
 mod up;
 
 /// The folder of the installation on this machine, unless another is named.
@@ -40,6 +44,8 @@ pub fn command() -> Command {
         .subcommand(with_variables(serve::command()))
         .subcommand(with_variables(up::command()))
         .subcommand(with_variables(migrate::command()))
+        .subcommand(token::command())
+        .subcommand(with_variables(audit::command()))
         .subcommand(health::command())
         .subcommand(broker::command())
 }
@@ -51,6 +57,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("serve", matches)) => serve::run(matches),
         Some(("up", matches)) => up::run(matches),
         Some(("migrate", matches)) => migrate::run(matches),
+        Some(("token", matches)) => token::run(matches),
+        Some(("audit", matches)) => audit::run(matches),
         Some(("health", matches)) => health::run(matches),
         Some(("broker", matches)) => broker::run(matches),
         _ => unreachable!("clap demands one of the above"),

@@ -132,6 +132,18 @@ pub const VARIABLES: &[Variable] = &[
     variable("INGEST_TIME_FUTURE", "1d", "How far ahead a device's time may lie"),
     variable("HOST", "127.0.0.1", "Address of the HTTP listener"),
     variable("PORT", "8080", "Port of the HTTP listener; 0 takes a free one"),
+    variable(
+        "JWT_KEYS",
+        "<none>",
+        "File with the public keys (JWK set or PEM) of whom operators' JWTs come from; without it none is taken",
+    ),
+    variable("JWT_ISSUER", "<none>", "What a JWT's iss must be, where JWT_KEYS is set"),
+    variable(
+        "JWT_AUDIENCE",
+        "<none>",
+        "What a JWT's aud must be or hold, where JWT_KEYS is set: this installation",
+    ),
+    variable("JWT_ROLE_CLAIM", "role", "A JWT's claim that holds admin, operator or viewer"),
     variable("SHUTDOWN_TIMEOUT", "8s", "Most time to commit and ack what was read after SIGTERM"),
     variable("LOG_LEVEL", "info", "Least severe level logged: error, warn, info, debug, trace"),
     variable("LOG_FORMAT", "pretty", "pretty or json"),
