@@ -140,6 +140,16 @@ pub const VARIABLES: &[Variable] = &[
         "Largest payload that is parsed; larger ones become dead letters",
     ),
     variable("INGEST_MAX_DEVICE_METRICS", "512", "Distinct metrics one device may have"),
+    variable(
+        "INGEST_DEVICE_RATE",
+        "0",
+        "Messages a second that one device may send; above it QoS 0 is shed and QoS 1 becomes a dead letter; 0 limits nothing",
+    ),
+    variable(
+        "INGEST_DEVICE_BURST",
+        "0",
+        "Messages that a device may send at once above that rate; 0 takes ten seconds' worth",
+    ),
     variable("INGEST_TIME_PAST", "3653d", "How far back a device's time may lie"),
     variable("INGEST_TIME_FUTURE", "1d", "How far ahead a device's time may lie"),
     variable("HOST", "127.0.0.1", "Address of the HTTP listener"),
@@ -280,6 +290,8 @@ impl<S: Source> Reader<'_, S> {
         self.take("INGEST_HELD_BYTES", &mut ingest.held_bytes);
         self.take("INGEST_MAX_PAYLOAD_BYTES", &mut ingest.max_payload_bytes);
         self.take("INGEST_MAX_DEVICE_METRICS", &mut ingest.max_device_metrics);
+        self.take("INGEST_DEVICE_RATE", &mut ingest.device_rate);
+        self.take("INGEST_DEVICE_BURST", &mut ingest.device_burst);
         self.take_span("INGEST_TIME_PAST", &mut ingest.time_window.past);
         self.take_span("INGEST_TIME_FUTURE", &mut ingest.time_window.future);
 
