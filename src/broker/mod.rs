@@ -8,3 +8,5 @@ pub mod passwords;
 pub mod acl;
 
 pub mod conf;
+
+pub mod sys;
