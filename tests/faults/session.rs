@@ -129,6 +129,7 @@ async fn a_dead_letter_and_its_redelivery_in_one_batch_are_one_row() {
     peer.deliver_again("iotflow/devices/d/telemetry", &deliveries).await;
     in_flight(4.0).await;
     lock.rollback().await.expect("it is open");
+    in_flight(0.0).await;
     for packet in 1..=2 {
         assert!(matches!(peer.next().await, Some(Packet::PubAck(ack)) if ack.pkid == packet));
     }
