@@ -21,6 +21,7 @@ use crate::db::{migrate, pool};
 use crate::ingest::copy::Store;
 use crate::ingest::pipeline;
 use crate::ingest::queue::Held;
+use crate::ingest::rate::Rates;
 use crate::ingest::sessions::{self, Session};
 use crate::ingest::subscribe::{Outlet, Purpose, Subscriber};
 use crate::lifecycle::readiness::Readiness;
@@ -28,6 +29,7 @@ use crate::lifecycle::tasks::Tasks;
 use crate::observe::accounting::Accounting;
 use crate::observe::metrics::Metrics;
 use crate::protocol::time;
+use crate::protocol::topic::BadBaseTopic;
 
 /// How often partitions are looked after.
 const MAINTENANCE_EVERY: Duration = Duration::from_secs(600);
@@ -148,7 +150,7 @@ impl App {
                 session,
                 outlet,
                 (SLOT_STAGGER * u32::try_from(index).unwrap_or(0), &slots_held),
-            );
+            )?;
         }
         app.start_housekeeping(store, pipeline.gauges);
         startup.ready("every part was started");
@@ -197,7 +199,7 @@ impl App {
         session: Session,
         outlet: Outlet,
         (delay, slots_held): (Duration, &Arc<AtomicUsize>),
-    ) {
+    ) -> Result<(), BadBaseTopic> {
         let (state, lease) = watch::channel(Lease::Sought);
         // The status session is no share of the load.
         let burden = if session.status { Arc::default() } else { Arc::clone(slots_held) };
@@ -212,6 +214,12 @@ impl App {
         let lease_end = self.leases.child_token();
         tokio::spawn(seeker.run(lease_end.clone()));
         let retiring = matches!(session.purpose, Purpose::Retire(_));
+        // What a session that is to end still holds was sent long ago.
+        let rates = if session.status || retiring {
+            None
+        } else {
+            Rates::new(&config.ingest)?
+        };
         let mut subscriber = Subscriber {
             name: session.name.clone(),
             client_id: session.client_id.clone(),
@@ -227,6 +235,7 @@ impl App {
             stop: self.tasks.stop_token(),
             residue: Default::default(),
             delivered: Default::default(),
+            rates,
         };
         let store = store.clone();
         let stop = self.tasks.stop_token();
@@ -245,6 +254,7 @@ impl App {
             }
             lease_end.cancel();
         });
+        Ok(())
     }
 
     fn start_housekeeping(&self, store: Store, gauges: pipeline::QueueGauges) {

@@ -156,6 +156,8 @@ impl<S: Source> Reader<'_, S> {
         self.take("INGEST_HELD_BYTES", &mut ingest.held_bytes);
         self.take("INGEST_MAX_PAYLOAD_BYTES", &mut ingest.max_payload_bytes);
         self.take("INGEST_MAX_DEVICE_METRICS", &mut ingest.max_device_metrics);
+        self.take("INGEST_DEVICE_RATE", &mut ingest.device_rate);
+        self.take("INGEST_DEVICE_BURST", &mut ingest.device_burst);
         self.take_span("INGEST_TIME_PAST", &mut ingest.time_window.past);
         self.take_span("INGEST_TIME_FUTURE", &mut ingest.time_window.future);
 

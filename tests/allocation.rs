@@ -6,12 +6,15 @@ mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::time::Instant;
 
 use fastrand::Rng;
+use iotflow::ingest::config::Config;
 use iotflow::ingest::parse::Intake;
 use iotflow::ingest::queue::Delivery;
+use iotflow::ingest::rate::Rates;
 
-use support::{MESSAGES, Publish, array, deliver, event, flat, fleet, industrial, intake_that_knows, values};
+use support::{DEVICES, MESSAGES, Publish, array, deliver, event, flat, fleet, industrial, intake_that_knows, values};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -82,6 +85,33 @@ fn the_counter_counts() {
     assert_eq!(allocations_of(|| drop(std::hint::black_box(Box::new(1)))), 1);
     let mut grown = std::hint::black_box(vec![1]);
     assert_eq!(allocations_of(|| grown.reserve_exact(100)), 1);
+}
+
+/// A device's first message makes its bucket; what comes after it, admitted or not, finds one.
+#[test]
+fn a_message_of_a_device_that_has_a_bucket_allocates_nothing() {
+    let config = Config {
+        device_rate: 1,
+        device_burst: 5,
+        ..Config::default()
+    };
+    let mut rates = Rates::new(&config).expect("a good base topic").expect("a limit");
+    let now = Instant::now();
+    rates.begin(false, now);
+    let deliveries = deliver(&fleet("sensors", flat));
+    let mut limited = 0;
+    let mut take_all = || {
+        for delivery in &deliveries {
+            limited += usize::from(rates.is_exceeded_by(&delivery.topic, now));
+        }
+    };
+    assert!(allocations_of(&mut take_all) > 0, "buckets are made");
+    assert_eq!(allocations_of(&mut take_all), 0, "{MESSAGES} messages");
+    assert_eq!(
+        limited,
+        2 * MESSAGES - 5 * DEVICES,
+        "of each device as many as a bucket holds are admitted"
+    );
 }
 
 #[test]

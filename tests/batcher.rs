@@ -103,6 +103,7 @@ impl Message {
             receipt: Receipt {
                 at: RECEIVED_AT + after,
                 again: false,
+                over_rate: false,
             },
             received: Instant::now(),
             ticket: None,

@@ -39,6 +39,7 @@ impl Publish {
             receipt: Receipt {
                 at: RECEIVED_AT,
                 again: false,
+                over_rate: false,
             },
             received,
             ticket: None,

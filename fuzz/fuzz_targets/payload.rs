@@ -169,6 +169,7 @@ fn check_rows(batch: &mut Batch, payload: &[u8], kind: Telemetry, taken: &[Readi
         receipt: Receipt {
             at: RECEIVED_AT,
             again: false,
+            over_rate: false,
         },
         received: Instant::now(),
         ticket: None,

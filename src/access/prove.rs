@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Packet, PubAckReason};
 use tokio::time::{Instant, timeout_at};
@@ -13,6 +14,7 @@ use crate::broker::access_set::Canary;
 use crate::lifecycle::backoff::Backoff;
 use crate::mqtt::config::Config as MqttConfig;
 use crate::mqtt::connection::{Connection, ConnectionError};
+use crate::mqtt::publish::PublishError;
 
 /// How long a publish that must be refused may go without being refused, once the broker knows the set.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -38,6 +40,9 @@ pub enum Unproven {
     /// The broker grants what nobody may do.
     #[error("{0}: the broker grants what it must refuse: its access list is not in force")]
     Open(String),
+    /// The canary's topic is none: so is the base topic.
+    #[error(transparent)]
+    Topic(PublishError),
     /// The broker is silent.
     #[error("{0}: the broker does not answer the canary within {ANSWER_WITHIN:?}")]
     Silent(String),
@@ -111,7 +116,7 @@ async fn publish(connection: &mut Connection, topic: &str, name: &str) -> Result
         listener: name.to_owned(),
         source,
     };
-    let id = connection.publish(topic, QoS::AtLeastOnce, b"").map_err(broken)?;
+    let id = connection.publish(topic, QoS::AtLeastOnce, Bytes::new()).map_err(Unproven::Topic)?;
     let deadline = Instant::now() + ANSWER_WITHIN;
     loop {
         while let Some(packet) = connection.next_packet().map_err(broken)? {

@@ -16,3 +16,5 @@ pub mod access_set;
 pub mod conf;
 
 pub mod process;
+
+pub mod sys;

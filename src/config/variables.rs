@@ -128,6 +128,16 @@ pub const VARIABLES: &[Variable] = &[
         "Largest payload that is parsed; larger ones become dead letters",
     ),
     variable("INGEST_MAX_DEVICE_METRICS", "512", "Distinct metrics one device may have"),
+    variable(
+        "INGEST_DEVICE_RATE",
+        "0",
+        "Messages a second that one device may send; above it QoS 0 is shed and QoS 1 becomes a dead letter; 0 limits nothing",
+    ),
+    variable(
+        "INGEST_DEVICE_BURST",
+        "0",
+        "Messages that a device may send at once above that rate; 0 takes ten seconds' worth",
+    ),
     variable("INGEST_TIME_PAST", "3653d", "How far back a device's time may lie"),
     variable("INGEST_TIME_FUTURE", "1d", "How far ahead a device's time may lie"),
     variable("HOST", "127.0.0.1", "Address of the HTTP listener"),

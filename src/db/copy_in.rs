@@ -26,6 +26,12 @@ impl<'a> RowWriter<'a> {
         Self(buffer)
     }
 
+    /// A `smallint`.
+    pub fn int2(&mut self, value: i16) {
+        self.0.extend_from_slice(&2_i32.to_be_bytes());
+        self.0.extend_from_slice(&value.to_be_bytes());
+    }
+
     /// An `integer`.
     pub fn int4(&mut self, value: i32) {
         self.0.extend_from_slice(&4_i32.to_be_bytes());
@@ -41,6 +47,13 @@ impl<'a> RowWriter<'a> {
     /// A `timestamptz` from microseconds since 1970.
     pub fn timestamptz(&mut self, unix_micros: i64) {
         self.int8(unix_micros.saturating_sub(POSTGRES_EPOCH_MICROS));
+    }
+
+    /// What is sent as it is: a `text`, a `bytea`, the sixteen bytes of a `uuid`.
+    pub fn bytes(&mut self, value: &[u8]) {
+        let length = i32::try_from(value.len()).expect("a packet is far smaller than 2 GiB");
+        self.0.extend_from_slice(&length.to_be_bytes());
+        self.0.extend_from_slice(value);
     }
 
     /// A `float8[]`.
@@ -91,6 +104,25 @@ pub fn frame<'a>(rows: impl Iterator<Item = &'a [u8]>, into: &mut BytesMut) -> B
     }
     into.put_i16(-1);
     into.split().freeze()
+}
+
+/// Encodes rows and sends them, a chunk at a time: for rows that are large, or held elsewhere until they are stored. Returns
+/// what [`send`] returns.
+///
+/// # Errors
+/// The server's; nothing of the COPY stays then.
+pub async fn send_each<T>(sink: CopyInSink<Bytes>, rows: impl Iterator<Item = T>, encode: impl Fn(&mut Vec<u8>, T)) -> Result<u64, Error> {
+    futures_util::pin_mut!(sink);
+    let mut chunk = [SIGNATURE.as_slice(), &[0; 8]].concat();
+    for row in rows {
+        encode(&mut chunk, row);
+        if chunk.len() >= CHUNK_BYTES {
+            sink.send(std::mem::take(&mut chunk).into()).await?;
+        }
+    }
+    chunk.extend_from_slice(&(-1_i16).to_be_bytes());
+    sink.send(chunk.into()).await?;
+    sink.finish().await
 }
 
 /// Sends `framed` and returns how many rows the server took. They are not committed by that, not even where the COPY is in no

@@ -6,6 +6,9 @@ use crate::observe::secret::Secret;
 use crate::protocol::payload::TimeWindow;
 use crate::protocol::topic::TopicTree;
 
+/// A device that was away for so long, and sends what it gathered at its usual rate, is within its burst.
+const DEFAULT_BURST_SECONDS: u32 = 10;
+
 /// The pipeline's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -39,6 +42,10 @@ pub struct Config {
     pub time_window: TimeWindow,
     /// Distinct metrics one device may have.
     pub max_device_metrics: usize,
+    /// Messages a second that one device may send, counted by share-group slot; 0 for as many as it likes.
+    pub device_rate: u32,
+    /// Messages that a device may send at once above that; 0 for ten seconds' worth.
+    pub device_burst: u32,
 }
 
 impl Default for Config {
@@ -65,6 +72,8 @@ impl Default for Config {
                 future: Duration::from_secs(86_400),
             },
             max_device_metrics: 512,
+            device_rate: 0,
+            device_burst: 0,
         }
     }
 }
@@ -74,6 +83,16 @@ impl Config {
     #[must_use]
     pub fn share(&self) -> &str {
         self.share_name.as_ref().map_or(&self.group, Secret::reveal)
+    }
+
+    /// Messages that a device may send at once above its rate.
+    #[must_use]
+    pub fn device_burst(&self) -> u32 {
+        if self.device_burst == 0 {
+            self.device_rate.saturating_mul(DEFAULT_BURST_SECONDS)
+        } else {
+            self.device_burst
+        }
     }
 
     /// What is wrong with these values, each with the variable that sets it.
@@ -100,6 +119,9 @@ impl Config {
             ("INGEST_HELD_BYTES", self.held_bytes, 1024 * 1024, usize::MAX),
             ("INGEST_MAX_PAYLOAD_BYTES", self.max_payload_bytes, 1, 256 * 1024 * 1024),
             ("INGEST_MAX_DEVICE_METRICS", self.max_device_metrics, 1, 1_000_000),
+            // Above this the service as a whole is what limits.
+            ("INGEST_DEVICE_RATE", self.device_rate as usize, 0, 10_000),
+            ("INGEST_DEVICE_BURST", self.device_burst as usize, 0, 1_000_000),
         ];
         for (name, value, least, most) in ranges {
             if value < least || value > most {
@@ -114,6 +136,9 @@ impl Config {
         }
         if self.linger > Duration::from_secs(10) {
             faults.push("INGEST_LINGER is over 10s; no reading should wait longer for its batch".to_owned());
+        }
+        if self.device_burst > 0 && self.device_rate == 0 {
+            faults.push("INGEST_DEVICE_BURST is set without INGEST_DEVICE_RATE, so nothing is limited".to_owned());
         }
         if !self.shared && self.slots > 1 {
             faults.push("MQTT_SHARED=false goes with INGEST_SLOTS=1: plain subscriptions would each get every message".to_owned());

@@ -19,6 +19,7 @@ struct Entry {
     number: u64,
     fingerprint: u64,
     received_at: i64,
+    over_rate: bool,
 }
 
 /// Where we are among the deliveries that come again.
@@ -69,10 +70,11 @@ impl Delivered {
         Receipt {
             at: self.last_received_at,
             again: false,
+            over_rate: false,
         }
     }
 
-    /// Notes a delivery and returns its time of receipt: `now`, or that of the first time.
+    /// Notes a delivery and returns its time of receipt: `now`, or that of the first time, with the verdict it had then.
     pub(super) fn note(&mut self, packet_id: u16, dup: bool, topic: &[u8], payload: &[u8], now: i64) -> Receipt {
         let fingerprint = xxh3_64_with_seed(payload, xxh3_64_with_seed(topic, 0));
         let known = self.entries[usize::from(packet_id)];
@@ -91,6 +93,7 @@ impl Delivered {
             Receipt {
                 at: known.received_at,
                 again,
+                over_rate: known.over_rate,
             }
         } else {
             self.unnoted(now)
@@ -100,8 +103,14 @@ impl Delivered {
             number: self.last,
             fingerprint,
             received_at: receipt.at,
+            over_rate: receipt.over_rate,
         };
         receipt
+    }
+
+    /// The delivery noted last with this packet id was more than its device may send, and so it will be if it comes again.
+    pub(super) fn note_over_rate(&mut self, packet_id: u16) {
+        self.entries[usize::from(packet_id)].over_rate = true;
     }
 }
 
@@ -137,6 +146,22 @@ mod tests {
         delivered.begin(true);
         assert_eq!(again(&mut delivered, 5, 5), Some(105));
         assert_eq!(again(&mut delivered, 6, 6), Some(1_000));
+    }
+
+    #[test]
+    fn what_comes_again_keeps_its_verdict_and_its_packet_ids_next_message_does_not() {
+        let mut delivered = five();
+        delivered.note_over_rate(4);
+        delivered.begin(true);
+        let mut verdict = |packet: u16| {
+            let receipt = delivered.note(packet, true, b"topic", &packet.to_be_bytes(), 1_000);
+            (receipt.again, receipt.over_rate)
+        };
+        assert_eq!([4, 5].map(&mut verdict), [(true, true), (true, false)]);
+        assert_eq!(verdict(4), (false, false), "the same again, for the first time");
+        delivered.begin(true);
+        let receipt = delivered.note(5, true, b"topic", &5_u16.to_be_bytes(), 2_000);
+        assert_eq!((receipt.again, receipt.over_rate), (true, false));
     }
 
     #[test]

@@ -24,6 +24,8 @@ mod receive;
 
 pub mod delivered;
 
+pub mod rate;
+
 mod limits;
 
 pub mod ledger;

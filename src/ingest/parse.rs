@@ -185,6 +185,13 @@ impl Intake {
     /// Parses a delivery into the open batch: as rows, as a dead letter, or as both.
     pub fn take(&mut self, delivery: Delivery) {
         let message = self.batch.open_message(delivery) as usize;
+        if self.batch.messages[message].delivery.receipt.over_rate {
+            // Not parsed: that it costs little is the point.
+            return self.batch.messages[message].refuse(Rejection::new(
+                Reason::RateLimited,
+                "more than INGEST_DEVICE_RATE and INGEST_DEVICE_BURST allow one device; not parsed",
+            ));
+        }
         // Both are reference-counted: no byte is copied.
         let (topic, payload) = (
             self.batch.messages[message].delivery.topic.clone(),

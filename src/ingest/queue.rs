@@ -21,6 +21,8 @@ pub struct Receipt {
     pub at: i64,
     /// It was delivered before, and this is the time of that.
     pub again: bool,
+    /// Its device had sent more than it may.
+    pub over_rate: bool,
 }
 
 /// One message on its way from the wire to the table.
@@ -196,7 +198,11 @@ mod tests {
         Delivery {
             topic: Bytes::new(),
             payload: Bytes::from(number.to_string()),
-            receipt: Receipt { at: 0, again: false },
+            receipt: Receipt {
+                at: 0,
+                again: false,
+                over_rate: false,
+            },
             received: Instant::now(),
             ticket: None,
         }

@@ -21,7 +21,7 @@ impl Subscriber {
     pub(super) fn take_packets(&self, connection: &mut Connection, live: &mut Live, metrics: &ConnectionMetrics) -> Result<(), Broken> {
         let (received, now) = (Instant::now(), time::now());
         let (mut count, mut redelivered): (ByQos, ByQos) = Default::default();
-        let mut held = 0;
+        let (mut held, mut over_rate) = (0, 0);
         let outcome = loop {
             if live.window.is_full() {
                 if connection.has_unread() {
@@ -45,7 +45,7 @@ impl Subscriber {
                     }
                 }
                 Packet::Publish(publish) => {
-                    let (ticket, receipt) = match publish.qos {
+                    let (ticket, mut receipt) = match publish.qos {
                         QoS::AtMostOnce => (None, live.delivered.unnoted(now)),
                         _ => (
                             Some(live.window.open(publish.pkid, received)),
@@ -53,6 +53,20 @@ impl Subscriber {
                                 .note(publish.pkid, publish.dup, &publish.topic, &publish.payload, now),
                         ),
                     };
+                    count[usize::from(ticket.is_some())] += 1;
+                    redelivered[usize::from(ticket.is_some())] += u64::from(publish.dup);
+                    // What comes again was judged the first time, here or by a process before.
+                    if let Some(rates) = &mut live.rates
+                        && !publish.dup
+                        && rates.is_exceeded_by(&publish.topic, received)
+                    {
+                        if ticket.is_none() {
+                            over_rate += 1;
+                            continue;
+                        }
+                        live.delivered.note_over_rate(publish.pkid);
+                        receipt.over_rate = true;
+                    }
                     let delivery = Delivery {
                         topic: publish.topic,
                         payload: publish.payload,
@@ -60,8 +74,6 @@ impl Subscriber {
                         received,
                         ticket,
                     };
-                    count[delivery.qos()] += 1;
-                    redelivered[delivery.qos()] += u64::from(publish.dup);
                     held += delivery.held_bytes();
                     live.burst.push(delivery);
                 }
@@ -72,11 +84,16 @@ impl Subscriber {
                 }
             }
         };
-        if !live.burst.is_empty() {
+        if count != [0, 0] {
             live.heard = received;
             // Booked before anybody can settle them, so that the account never owes.
             self.held.add(held);
-            self.accounting.book(|totals| totals.receive(count, redelivered));
+            self.accounting.book(|totals| {
+                totals.receive(count, redelivered);
+                totals.shed[0] += over_rate;
+                totals.release([over_rate, 0]);
+            });
+            self.metrics.shed_rate_limited.increment(over_rate);
             self.hand_over(&mut live.burst);
         }
         outcome
@@ -97,6 +114,7 @@ impl Subscriber {
         }
         if shed != [0, 0] {
             self.held.subtract(released);
+            self.metrics.shed_overload.increment(shed.iter().sum());
             self.accounting.book(|totals| {
                 (0..2).for_each(|qos| totals.shed[qos] += shed[qos]);
                 totals.release(shed);

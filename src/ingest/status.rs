@@ -195,7 +195,7 @@ async fn write(
         let payloads: Vec<Option<&str>> = states.iter().map(|state| state.payload.as_deref()).collect();
         transaction.execute(UPSERT, &[&ids, &statuses, &times, &payloads]).await?;
     }
-    dead_letter::insert(&transaction, messages.iter()).await?;
+    dead_letter::upsert(&transaction, messages.iter()).await?;
     transaction.commit().await?;
     Ok(())
 }

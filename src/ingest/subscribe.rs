@@ -30,6 +30,7 @@ use super::ledger::{Residue, Window};
 use super::limits::{self, Peaks};
 use super::pipeline::Inlet;
 use super::queue::{Delivery, Held};
+use super::rate::Rates;
 
 /// What Mosquitto says it dropped, all clients together.
 pub const BROKER_DROPPED_TOPIC: &str = "$SYS/broker/publish/messages/dropped";
@@ -98,6 +99,8 @@ pub struct Subscriber {
     pub residue: Residue,
     /// What the last one delivered.
     pub delivered: Delivered,
+    /// What each device has sent, where that is limited.
+    pub rates: Option<Rates>,
 }
 
 /// How a session's connection came to its end.
@@ -146,6 +149,7 @@ impl Subscriber {
             metrics.unacked.set(0.0);
             metrics.window_use.set(0.0);
             metrics.oldest_unacked.set(0.0);
+            metrics.rate_limited_devices.set(0.0);
             match end {
                 Ok(End::Stopped | End::Retired) => {
                     metrics.leased.set(0.0);
@@ -219,9 +223,14 @@ impl Subscriber {
         let window = Window::new(self.mqtt.receive_maximum, metrics.fenced.clone(), std::mem::take(&mut self.residue));
         let mut delivered = std::mem::take(&mut self.delivered);
         delivered.begin(connack.session_present);
+        let mut rates = self.rates.take();
+        if let Some(rates) = &mut rates {
+            rates.begin(connack.session_present, Instant::now());
+        }
         let mut live = Live {
             window,
             delivered,
+            rates,
             asked,
             answered: None,
             answer_due: Instant::now() + ANSWER_WITHIN,
@@ -235,6 +244,7 @@ impl Subscriber {
         let end = self.serve(connection, &mut live, metrics).await;
         self.residue = live.window.into_residue();
         self.delivered = live.delivered;
+        self.rates = live.rates;
         end
     }
 
@@ -255,6 +265,9 @@ impl Subscriber {
             if !live.stopping && !paused {
                 // What came with the CONNACK, what was read since, and what had to wait for a place in the window.
                 self.take_packets(&mut connection, live, metrics)?;
+            }
+            if let Some(rates) = &mut live.rates {
+                rates.pass(Instant::now(), live.reading);
             }
             let reading = !live.stopping && !paused && !live.window.is_full();
             if !reading {
@@ -320,13 +333,17 @@ impl Subscriber {
     }
 
     /// Gauges, and what must not wait for ever. Returns whether a session that is to end has been drained.
-    fn look_after(&self, live: &Live, metrics: &ConnectionMetrics) -> Result<bool, Broken> {
+    fn look_after(&self, live: &mut Live, metrics: &ConnectionMetrics) -> Result<bool, Broken> {
         let (unacked, oldest) = (live.window.unacked(), live.window.oldest());
         #[expect(clippy::cast_precision_loss, reason = "at most 65,535")]
         metrics.unacked.set(unacked as f64);
         #[expect(clippy::cast_precision_loss, reason = "at most 65,535")]
         metrics.window_use.set(unacked as f64 / f64::from(self.mqtt.receive_maximum));
         metrics.oldest_unacked.set(oldest.as_secs_f64());
+        if let Some(limited) = live.rates.as_mut().and_then(|rates| rates.count(Instant::now())) {
+            #[expect(clippy::cast_precision_loss, reason = "devices are far fewer than 2^53")]
+            metrics.rate_limited_devices.set(limited as f64);
+        }
         if live.answered.is_none() {
             return if live.answer_due < Instant::now() {
                 Err(Broken::NoAnswer)
@@ -414,6 +431,7 @@ async fn wait_for(lease: &mut watch::Receiver<Lease>, state: Lease) {
 pub(super) struct Live {
     pub(super) window: Window,
     pub(super) delivered: Delivered,
+    pub(super) rates: Option<Rates>,
     /// The packet id of our SUBSCRIBE or UNSUBSCRIBE.
     pub(super) asked: u16,
     pub(super) answered: Option<Instant>,

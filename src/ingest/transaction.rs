@@ -199,7 +199,8 @@ pub async fn on_connection<T>(
     }
 }
 
-/// Stores `part` of `batch`. With `merge` rows whose key is there are passed over; without, one such row fails the attempt.
+/// Stores `part` of `batch`. With `merge` rows whose key is there are passed over; without, one such row, or dead letter, fails
+/// the attempt.
 ///
 /// # Errors
 /// Nothing was stored then, unless the answer to a commit got lost.
@@ -233,7 +234,15 @@ pub async fn store(
             keys[table] = merge_stage(&transaction, TABLES[table].merge).await?;
         }
     }
-    dead_letter::insert(&transaction, part.dead.iter().map(|message| &batch.messages[*message as usize])).await?;
+    let dead = part.dead.iter().map(|message| &batch.messages[*message as usize]);
+    if merge {
+        dead_letter::upsert(&transaction, dead).await?;
+    } else {
+        let (sent, took) = dead_letter::copy(&transaction, dead).await?;
+        if took != sent as u64 {
+            return Err(AttemptError::Short { sent, took });
+        }
+    }
     // The answer to COMMIT, and no other, says that it is committed: a COPY on its own is answered before its commit, which
     // may still fail (a deferred constraint, a server that dies), and the client hears nothing of that.
     transaction.commit().await?;

@@ -11,17 +11,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
+use rumqttc::v5::mqttbytes::Error as CodecError;
 use rumqttc::v5::mqttbytes::v5::{
     ConnAck, Connect, ConnectProperties, ConnectReturnCode, Disconnect, DisconnectProperties, DisconnectReasonCode, Filter, Login, Packet,
-    PingReq, Publish, Subscribe, Unsubscribe,
+    PingReq, Subscribe, Unsubscribe,
 };
-use rumqttc::v5::mqttbytes::{Error as CodecError, QoS};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::io::poll_read_buf;
 
 use super::config::Config;
+use super::publish::LARGEST_PACKET_BYTES;
 use super::tls::{self, TlsError};
 
 /// Bytes asked of the socket at once: about 500 of the usual messages.
@@ -82,6 +83,8 @@ pub struct Connection {
     outgoing: BytesMut,
     needs_flush: bool,
     max_packet_bytes: u32,
+    /// The largest packet that the broker takes.
+    pub(super) max_sent_bytes: u32,
     keep_alive: Duration,
     heard_at: Instant,
     /// Nothing is read before this.
@@ -122,6 +125,7 @@ impl Connection {
             outgoing: BytesMut::new(),
             needs_flush: false,
             max_packet_bytes: config.max_packet_bytes,
+            max_sent_bytes: LARGEST_PACKET_BYTES,
             keep_alive: config.keep_alive,
             heard_at: now,
             rest_until: None,
@@ -138,6 +142,9 @@ impl Connection {
                 Some(packet) => return Err(ConnectionError::Protocol(format!("{packet:?} in place of a CONNACK"))),
             }
         };
+        if let Some(bytes) = connack.properties.as_ref().and_then(|properties| properties.max_packet_size) {
+            connection.max_sent_bytes = bytes.min(LARGEST_PACKET_BYTES);
+        }
         if let Some(seconds) = connack.properties.as_ref().and_then(|properties| properties.server_keep_alive) {
             // Zero switches the broker's side off (MQTT 5, 3.1.2.10); ours goes on.
             if seconds > 0 {
@@ -223,18 +230,6 @@ impl Connection {
         Ok(pkid)
     }
 
-    /// Publishes, not retained, and returns the packet id by which a PUBACK answers (0 at QoS 0, which nothing answers).
-    ///
-    /// # Errors
-    /// [`ConnectionError::Protocol`] where the topic or the payload is more than a packet can hold.
-    pub fn publish(&mut self, topic: &str, qos: QoS, payload: &[u8]) -> Result<u16, ConnectionError> {
-        let pkid = if qos == QoS::AtMostOnce { 0 } else { self.next_packet_id() };
-        let mut publish = Publish::new(topic, qos, payload.to_vec(), None);
-        publish.pkid = pkid;
-        self.send(&Packet::Publish(publish))?;
-        Ok(pkid)
-    }
-
     /// Puts a PUBACK into the outgoing buffer, to go out with the next turn.
     pub fn ack(&mut self, packet_id: u16) {
         let [high, low] = packet_id.to_be_bytes();
@@ -276,14 +271,14 @@ impl Connection {
         Ok(())
     }
 
-    fn send(&mut self, packet: &Packet) -> Result<(), ConnectionError> {
+    pub(super) fn send(&mut self, packet: &Packet) -> Result<(), ConnectionError> {
         packet
             .write(&mut self.outgoing, None)
             .map(drop)
             .map_err(|error| ConnectionError::Protocol(error.to_string()))
     }
 
-    fn next_packet_id(&mut self) -> u16 {
+    pub(super) fn next_packet_id(&mut self) -> u16 {
         self.last_packet_id = self.last_packet_id.checked_add(1).unwrap_or(1);
         self.last_packet_id
     }

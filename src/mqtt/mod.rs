@@ -13,3 +13,5 @@ pub mod config;
 mod tls;
 
 pub mod connection;
+
+pub mod publish;

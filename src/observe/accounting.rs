@@ -20,7 +20,7 @@ pub struct Totals {
     pub duplicates: ByQos,
     /// Stored as a dead letter, in whole or in part.
     pub dead_lettered: ByQos,
-    /// Dropped by rule under overload (QoS 0 only).
+    /// Dropped by rule, under overload or above a device's rate (QoS 0 only).
     pub shed: ByQos,
     /// Let go without a verdict, for the broker to redeliver: at a shutdown that could not wait, or by a bug.
     pub abandoned: ByQos,

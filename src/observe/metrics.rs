@@ -56,7 +56,7 @@ families! {
     QOS_COMMITTED: Kind::Counter, "iotflow_qos_committed_total", Count, "Messages stored with at least one new row";
     QOS_DUPLICATES: Kind::Counter, "iotflow_qos_duplicates_total", Count, "Messages whose every row was stored before";
     QOS_DEAD_LETTERED: Kind::Counter, "iotflow_qos_dead_lettered_total", Count, "Messages stored as dead letters, in whole or in part";
-    QOS_SHED: Kind::Counter, "iotflow_qos_shed_total", Count, "QoS 0 messages dropped by rule under overload";
+    QOS_SHED: Kind::Counter, "iotflow_qos_shed_total", Count, "QoS 0 messages dropped by rule: under overload, or above their device's rate";
     QOS_ABANDONED: Kind::Counter, "iotflow_qos_abandoned_total", Count, "Messages let go without a verdict, unacked, for the broker to redeliver";
     QOS_IN_FLIGHT: Kind::Gauge, "iotflow_qos_in_flight", Count, "Messages received that have no outcome yet";
     QOS_ACKED: Kind::Counter, "iotflow_qos_acked_total", Count, "PUBACKs handed to the wire, each after the commit";
@@ -71,6 +71,8 @@ families! {
     INGEST_ROWS: Kind::Counter, "iotflow_ingest_rows_total", Count, "Rows by table and outcome (new, duplicate)";
     INGEST_REJECTED: Kind::Counter, "iotflow_ingest_rejected_total", Count, "Dead letters by reason";
     INGEST_ADJUSTED: Kind::Counter, "iotflow_ingest_adjusted_total", Count, "Readings stored under a rule that changed them (receipt_time, rounded_integer, null_left_out)";
+    INGEST_SHED: Kind::Counter, "iotflow_ingest_shed_total", Count, "QoS 0 messages dropped, by reason (overload, rate_limited)";
+    INGEST_RATE_LIMITED: Kind::Gauge, "iotflow_ingest_rate_limited_devices", Count, "Devices that sent more than INGEST_DEVICE_RATE allows within the last ten seconds";
     INGEST_QUEUE_DEPTH: Kind::Gauge, "iotflow_ingest_queue_depth", Count, "Deliveries that wait in a shard's queue";
     INGEST_QUEUE_CAPACITY: Kind::Gauge, "iotflow_ingest_queue_capacity", Count, "Places in a shard's queue";
     INGEST_HELD_BYTES: Kind::Gauge, "iotflow_ingest_held_bytes", Bytes, "Topics and payloads of the messages in flight";
@@ -114,6 +116,8 @@ pub struct ConnectionMetrics {
     pub window_use: Gauge,
     /// See `iotflow_qos_oldest_unacked_seconds`.
     pub oldest_unacked: Gauge,
+    /// See `iotflow_ingest_rate_limited_devices`.
+    pub rate_limited_devices: Gauge,
 }
 
 /// The handles of one table's rows.
@@ -155,6 +159,10 @@ pub struct Metrics {
     pub rounded_integer: Counter,
     /// Fields left out because they were null.
     pub null_left_out: Counter,
+    /// QoS 0 messages shed because a queue, or the byte budget, was full.
+    pub shed_overload: Counter,
+    /// QoS 0 messages shed because their device sent more than it may.
+    pub shed_rate_limited: Counter,
     /// See `iotflow_ingest_held_bytes`.
     pub held_bytes: Gauge,
     /// See `iotflow_ingest_read_pauses_total`.
@@ -207,6 +215,7 @@ impl Metrics {
             .map(|reason| counter(&recorder, INGEST_REJECTED, &[("reason", reason.as_str())]))
             .collect();
         let adjusted = |rule| counter(&recorder, INGEST_ADJUSTED, &[("rule", rule)]);
+        let shed = |reason| counter(&recorder, INGEST_SHED, &[("reason", reason)]);
         Arc::new(Self {
             commit_latency: ["0", "1"].map(|qos| histogram(&recorder, QOS_COMMIT_LATENCY, &[("qos", qos)])),
             ack_latency: histogram(&recorder, QOS_ACK_LATENCY, &[("qos", "1")]),
@@ -215,6 +224,8 @@ impl Metrics {
             receipt_time: adjusted("receipt_time"),
             rounded_integer: adjusted("rounded_integer"),
             null_left_out: adjusted("null_left_out"),
+            shed_overload: shed("overload"),
+            shed_rate_limited: shed(Reason::RateLimited.as_str()),
             held_bytes: gauge(&recorder, INGEST_HELD_BYTES, &[]),
             pauses: counter(&recorder, INGEST_PAUSES, &[]),
             copy_seconds: histogram(&recorder, DB_COPY_SECONDS, &[]),
@@ -245,6 +256,7 @@ impl Metrics {
             unacked: gauge(&self.recorder, QOS_UNACKED, &labels),
             window_use: gauge(&self.recorder, QOS_WINDOW_USE, &labels),
             oldest_unacked: gauge(&self.recorder, QOS_OLDEST_UNACKED, &labels),
+            rate_limited_devices: gauge(&self.recorder, INGEST_RATE_LIMITED, &labels),
         }
     }
 

@@ -66,6 +66,8 @@ reasons! {
     TimeOutOfWindow => "time_out_of_window",
     /// The device has used up its number of distinct metrics.
     TooManyMetrics => "too_many_metrics",
+    /// The device sent more than it is allowed; it was not parsed.
+    RateLimited => "rate_limited",
     /// PostgreSQL refused the row.
     RejectedByDatabase => "rejected_by_database",
 }

@@ -145,6 +145,14 @@ impl TopicTree {
         Ok((device, channel))
     }
 
+    /// The device that a topic names, whether or not it has such a channel.
+    #[must_use]
+    pub fn device<'a>(&self, topic: &'a [u8]) -> Option<DeviceIdRef<'a>> {
+        let below = topic.strip_prefix(self.devices.as_bytes())?;
+        let end = below.iter().position(|byte| *byte == b'/')?;
+        DeviceIdRef::parse(std::str::from_utf8(&below[..end]).ok()?).ok()
+    }
+
     /// The topic name of a device's channel.
     #[must_use]
     pub fn name(&self, device: DeviceIdRef<'_>, channel: Channel) -> String {

@@ -93,6 +93,50 @@ async fn messages_without_a_time_are_known_again_when_the_session_is_resumed() {
     assert_eq!(support::service::sum(&series, "iotflow_qos_duplicates_total"), 6.0);
 }
 
+/// A statement that writes one row twice is refused by PostgreSQL each time it is tried.
+#[tokio::test]
+async fn a_dead_letter_and_its_redelivery_in_one_batch_are_one_row() {
+    let folder = support::servers::folder();
+    let (postgres, _) = support::servers::start_postgres(folder.path()).await;
+    let broker = FakeBroker::listen().await;
+    let service = Service::start(folder.path(), &environment(broker.port, postgres.url().reveal())).await;
+    let mut others = Vec::new();
+    let mut peer = broker.accept_subscriber("iotflow-ingest-0", false, &mut others).await;
+    let mut holder = support::servers::connect(postgres.url().reveal()).await;
+    let sql = support::servers::connect(postgres.url().reveal()).await;
+    let lock = holder.transaction().await.expect("a transaction");
+    lock.batch_execute("LOCK TABLE telemetry IN ACCESS EXCLUSIVE MODE")
+        .await
+        .expect("nobody else holds it");
+    let deliveries = [(1, r#"{"v":1,"ts":1790000000}"#.to_owned()), (2, "no JSON".to_owned())];
+    let in_flight = async |count: f64| {
+        eventually(&format!("{count} wait for their commit"), async || {
+            (service.sum("iotflow_qos_in_flight").await == count).then_some(())
+        })
+        .await;
+    };
+    // The first keeps the writer busy, so that all others gather in one batch.
+    peer.deliver_together("iotflow/devices/d/telemetry", &deliveries[..1]).await;
+    eventually("a batch is on its way", async || {
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        (number(&sql, waits).await == 1).then_some(())
+    })
+    .await;
+    peer.deliver_together("iotflow/devices/d/telemetry", &deliveries[1..]).await;
+    in_flight(2.0).await;
+    drop(peer);
+    let mut peer = broker.accept_subscriber("iotflow-ingest-0", true, &mut others).await;
+    peer.deliver_again("iotflow/devices/d/telemetry", &deliveries).await;
+    in_flight(4.0).await;
+    lock.rollback().await.expect("it is open");
+    in_flight(0.0).await;
+    for packet in 1..=2 {
+        assert!(matches!(peer.next().await, Some(Packet::PubAck(ack)) if ack.pkid == packet));
+    }
+    assert_eq!(number(&sql, "SELECT count(*) FROM telemetry").await, 1);
+    assert_eq!(number(&sql, "SELECT count(*) FROM dead_letters").await, 1);
+}
+
 #[tokio::test]
 async fn readings_without_a_time_are_as_many_as_were_sent() {
     let trial = Trial::start().await;

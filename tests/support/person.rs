@@ -50,7 +50,10 @@ impl Person {
 
     /// Publishes at QoS 1, and gives the broker's answer.
     pub async fn publish(&mut self, topic: &str, payload: &str) -> Result<PubAckReason, ConnectionError> {
-        let asked = self.connection.publish(topic, QoS::AtLeastOnce, payload.as_bytes())?;
+        let asked = self
+            .connection
+            .publish(topic, QoS::AtLeastOnce, payload.to_owned())
+            .expect("a topic, and a small packet");
         match self
             .until(|packet| matches!(packet, Packet::PubAck(ack) if ack.pkid == asked))
             .await?
