@@ -1,10 +1,20 @@
-//! Mosquitto's own files: who may connect, who may read and write what, and how the broker is set.
+//! Mosquitto's own files: who may connect, who may read and write what, how the broker is set, and how it proves itself.
 //!
-//! It renders texts; where they go and when they are applied is its callers' affair. So far it serves the embedded broker
-//! of `iotflow up` and the tests; users, certificates and reloads come with the broker's management.
+//! ```text
+//! passwords, acl, conf ─► texts            digest, disk ─► certs ─► certificates, their keys, who is revoked
+//! ```
+//!
+//! Texts are rendered here; where they go and when they are applied is their callers' affair. What `disk` writes is there
+//! whole or not at all, whatever happens meanwhile.
 
 pub mod passwords;
 
 pub mod acl;
 
 pub mod conf;
+
+pub mod digest;
+
+pub mod disk;
+
+pub mod certs;
