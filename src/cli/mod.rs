@@ -8,6 +8,7 @@ use clap::{Arg, ArgMatches, Command};
 
 use crate::config::{Config, ConfigError, VARIABLES, Variable, environment};
 
+mod broker;
 mod health;
 mod migrate;
 mod serve;
@@ -34,6 +35,7 @@ pub fn command() -> Command {
         .subcommand(with_variables(serve::command()))
         .subcommand(with_variables(up::command()))
         .subcommand(with_variables(migrate::command()))
+        .subcommand(broker::command())
         .subcommand(health::command())
 }
 
@@ -44,6 +46,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("serve", matches)) => serve::run(matches),
         Some(("up", matches)) => up::run(matches),
         Some(("migrate", matches)) => migrate::run(matches),
+        Some(("broker", matches)) => broker::run(matches),
         Some(("health", matches)) => health::run(matches),
         _ => unreachable!("clap demands one of the above"),
     };
