@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! passwords, acl, conf ─► texts            digest, disk ─► certs ─► certificates, their keys, who is revoked
+//!                                                     └─► backup ─► one archive, and back
 //! ```
 //!
 //! Texts are rendered here; where they go and when they are applied is their callers' affair. What `disk` writes is there
@@ -18,3 +19,5 @@ pub mod digest;
 pub mod disk;
 
 pub mod certs;
+
+pub mod backup;
