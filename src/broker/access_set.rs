@@ -10,11 +10,9 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, chown};
+use std::io;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
-
-use nix::fcntl::{AT_FDCWD, Flock, FlockArg, RenameFlags, renameat2};
 
 use crate::observe::secret::Secret;
 use crate::protocol::id::Username;
@@ -23,6 +21,7 @@ use crate::protocol::topic::TopicTree;
 
 use super::acl::{self, Audience, Member};
 use super::conf::Paths;
+use super::disk::{self, FileError, LockError};
 use super::passwords::{self, Hash};
 
 /// The files of a set by name, with whether the broker reads them.
@@ -73,14 +72,11 @@ pub enum AccessSetError {
         what: &'static str,
     },
     /// The file system said no.
-    #[error("{path}: {source}")]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// What it said.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Another process is at work there.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// No set is there.
     #[error("{0}: there is no earlier set to go back to")]
     NoEarlier(PathBuf),
@@ -208,7 +204,7 @@ pub struct Shelf {
 
 /// Held while the set is changed: two writers would take each other's work for their own.
 #[derive(Debug)]
-pub struct Locked(#[expect(dead_code, reason = "held, and let go when dropped")] Flock<File>);
+pub struct Locked(#[expect(dead_code, reason = "held, and let go when dropped")] File);
 
 impl Shelf {
     /// The sets of the broker at `paths`, whose files are given to `owner` (user and group), unless they are to stay ours.
@@ -220,18 +216,9 @@ impl Shelf {
     /// Waits until no other process changes the set. Blocks.
     ///
     /// # Errors
-    /// The file system's.
+    /// [`LockError`].
     pub fn lock(&self) -> Result<Locked, AccessSetError> {
-        let path = self.beside("lock");
-        let file = fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path);
-        let file = file.map_err(|source| fault(&path, source))?;
-        let locked = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, source)| fault(&path, source.into()))?;
-        Ok(Locked(locked))
+        Ok(Locked(disk::lock(&self.paths.folder)?))
     }
 
     /// Writes `set` beside the one in place, and changes their places.
@@ -240,39 +227,33 @@ impl Shelf {
     /// Nothing has changed then.
     pub fn put(&self, _locked: &Locked, set: &AccessSet) -> Result<(), AccessSetError> {
         set.validate()?;
-        let (access, next, last) = (self.paths.access(), self.beside("next"), self.beside("last"));
+        let (next, last) = (self.beside("next"), self.beside("last"));
         remove(&next)?;
-        fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&next)
-            .map_err(|source| fault(&next, source))?;
+        disk::create_folder(&next, 0o700)?;
         for (name, text) in set.files() {
-            self.write(&next.join(name), &text)?;
+            disk::write_new(&next.join(name), text.as_bytes(), disk::PRIVATE, self.owner)?;
         }
-        self.own(&next)?;
-        sync(&next)?;
-        if access.exists() {
-            remove(&last)?;
-            exchange(&next, &access)?;
-            // What is called next is now what was in place.
-            fs::rename(&next, &last).map_err(|source| fault(&last, source))?;
-        } else {
-            fs::rename(&next, &access).map_err(|source| fault(&access, source))?;
+        if let Some((user, group)) = self.owner {
+            chown(&next, Some(user), Some(group)).map_err(FileError::at(&next))?;
         }
-        sync(&self.paths.folder)
+        disk::sync_folder(&next)?;
+        remove(&last)?;
+        disk::swap_in(&next, &self.paths.access(), &last)?;
+        Ok(())
     }
 
-    /// Puts the set back that was in place before the last [`Shelf::put`].
+    /// Puts the set back that was in place before the last [`Shelf::put`]; the one it takes away is kept as `access.refused`.
     ///
     /// # Errors
     /// [`AccessSetError::NoEarlier`], or the file system's.
     pub fn take_back(&self, _locked: &Locked) -> Result<(), AccessSetError> {
-        let (access, last) = (self.paths.access(), self.beside("last"));
+        let (last, refused) = (self.beside("last"), self.beside("refused"));
         if !last.exists() {
             return Err(AccessSetError::NoEarlier(last));
         }
-        exchange(&last, &access)?;
-        sync(&self.paths.folder)
+        remove(&refused)?;
+        disk::swap_in(&last, &self.paths.access(), &refused)?;
+        Ok(())
     }
 
     /// The canary of the set in place.
@@ -281,12 +262,10 @@ impl Shelf {
     /// The file system's.
     pub fn canary(&self) -> Result<Canary, AccessSetError> {
         let path = self.paths.access().join(CANARY);
-        let text = fs::read_to_string(&path).map_err(|source| fault(&path, source))?;
+        let text = fs::read_to_string(&path).map_err(FileError::at(&path))?;
         let [name, password, allowed, refused] = text.lines().collect::<Vec<_>>()[..] else {
-            return Err(fault(
-                &path,
-                io::Error::other("four lines are expected: name, password, two topics"),
-            ));
+            let expected = io::Error::other("four lines are expected: name, password, two topics");
+            return Err(FileError::at(&path)(expected).into());
         };
         Ok(Canary {
             name: name.to_owned(),
@@ -306,44 +285,12 @@ impl Shelf {
     fn beside(&self, suffix: &str) -> PathBuf {
         self.paths.folder.join(format!("access.{suffix}"))
     }
-
-    fn write(&self, path: &Path, text: &str) -> Result<(), AccessSetError> {
-        let written = || {
-            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()
-        };
-        written().map_err(|source| fault(path, source))?;
-        self.own(path)
-    }
-
-    fn own(&self, path: &Path) -> Result<(), AccessSetError> {
-        let Some((user, group)) = self.owner else { return Ok(()) };
-        chown(path, Some(user), Some(group)).map_err(|source| fault(path, source))
-    }
 }
 
-fn exchange(one: &Path, other: &Path) -> Result<(), AccessSetError> {
-    renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE).map_err(|source| fault(other, source.into()))
-}
-
-fn remove(folder: &Path) -> Result<(), AccessSetError> {
+fn remove(folder: &Path) -> Result<(), FileError> {
     match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault(folder, error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(FileError::at(folder)(error)),
         _ => Ok(()),
-    }
-}
-
-fn sync(folder: &Path) -> Result<(), AccessSetError> {
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|source| fault(folder, source))
-}
-
-fn fault(path: &Path, source: io::Error) -> AccessSetError {
-    AccessSetError::Io {
-        path: path.to_owned(),
-        source,
     }
 }
 

@@ -1,19 +1,30 @@
-//! Mosquitto's own files: who may connect, who may read and write what, and how the broker is set.
+//! Mosquitto's own affairs: who may connect, who may read and write what, how the broker is set, how it proves itself, and how
+//! it is.
 //!
 //! ```text
-//! passwords, acl ──► access_set: one folder, changed in one step      conf: settings and listeners
+//! passwords, acl ─► access_set ─► one folder, changed in one step     conf ─► settings and listeners
+//! digest, disk ─► certs ─► certificates, their keys, who is revoked   process ─► told to read them
+//!             └─► backup ─► one archive, and back                     sys ─► what it says of itself
 //! ```
 //!
-//! Guarantees: what the broker reads of who may do what is one set, whole, whatever happens to the writer; no text that the
-//! broker would misread is put in place.
+//! Guarantees: what `disk` writes is there whole or not at all, whatever happens meanwhile; no text that the broker would misread
+//! is put in place.
 
 pub mod passwords;
 
 pub mod acl;
 
+pub mod conf;
+
+pub mod digest;
+
+pub mod disk;
+
 pub mod access_set;
 
-pub mod conf;
+pub mod certs;
+
+pub mod backup;
 
 pub mod process;
 
