@@ -1,6 +1,5 @@
 //! One change: what the database says, put in place of what the broker reads, and proven; or taken back.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio_postgres::{Client, IsolationLevel};
@@ -11,6 +10,7 @@ use crate::broker::acl::Member;
 use crate::broker::passwords::{BadHash, Hash};
 use crate::broker::process::{Process, ProcessError};
 use crate::db::error::describe;
+use crate::identity::audit::{self, Act, Action, Actor, Outcome};
 use crate::identity::users::{self, User, UserError};
 use crate::mqtt::config::Config as MqttConfig;
 use crate::mqtt::connection::Connection;
@@ -129,6 +129,11 @@ impl Applier {
             Err(error) => {
                 error!(%error, "who may do what could not be changed at the broker");
                 client.execute(ALARM, &[&error.to_string()]).await?;
+                if matches!(error, ApplyError::RolledBack(_) | ApplyError::Lost { .. }) {
+                    let actor = Actor::of_command_line();
+                    let act = Act::new(&actor, Action::BrokerRollback, "access", Outcome::Failed).with("why", error.to_string());
+                    audit::record(client, &act).await?;
+                }
             }
         }
         outcome
@@ -159,7 +164,8 @@ impl Applier {
             return Err(self.roll_back(&locked, new).await);
         }
         if running {
-            self.end_sessions(before.difference(&set.members)).await;
+            let gone: Vec<&str> = before.difference(&set.members).map(String::as_str).collect();
+            self.end_sessions(&gone).await;
         }
         Ok(Applied {
             version,
@@ -206,8 +212,7 @@ impl Applier {
     /// Ends the sessions of those who may no longer log in. Who has a password was disconnected by the reload; who has a
     /// certificate was not, and what was queued for either is still there. A client that connects under the name takes the
     /// session over, and takes it along when it leaves: at the other listeners a user's name is its client id.
-    async fn end_sessions(&self, gone: impl Iterator<Item = &String>) {
-        let names: BTreeSet<&String> = gone.collect();
+    pub async fn end_sessions(&self, names: &[&str]) {
         let (Some(staff), false) = (self.listeners.first(), names.is_empty()) else {
             return;
         };

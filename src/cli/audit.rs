@@ -12,7 +12,7 @@ use crate::identity::audit::{self, Action, Entry, Filter};
 use crate::observe::logging;
 
 use super::terminal::{moment, table};
-use super::{EXIT_OK, Sources, database, runtime, terminal};
+use super::{DATA, EXIT_OK, Sources, database, runtime, terminal};
 
 pub(super) fn command() -> Command {
     let actions = PossibleValuesParser::new(Action::ALL.iter().map(|action| action.as_str()));
@@ -62,7 +62,7 @@ pub(super) fn command() -> Command {
 }
 
 pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
-    let config = Sources::new(matches)?.config()?;
+    let config = Sources::with_installation(matches, DATA.as_ref())?.config()?;
     logging::start(&config.log)?;
     let text = |name: &str| matches.get_one::<String>(name).map(String::as_str);
     let filter = Filter {

@@ -3,20 +3,24 @@
 use iotflow::access::agent;
 use iotflow::access::apply::Applier;
 use iotflow::broker::access_set::Shelf;
+use iotflow::broker::certs::authority::{Authority, Existing};
 use iotflow::broker::conf::{self, Kind, Listener, Paths};
 use iotflow::broker::passwords::Hash;
 use iotflow::broker::process::Process;
 use iotflow::db::config::Config as DbConfig;
 use iotflow::db::migrate::migrate;
-use iotflow::identity::users;
+use iotflow::identity::users::{self, CANARY};
+use iotflow::mqtt::config::{Config as MqttConfig, TlsConfig};
+use iotflow::mqtt::connection::ConnectionError;
 use iotflow::observe::secret::Secret;
-use iotflow::protocol::id::Username;
+use iotflow::protocol::id::{DeviceIdRef, Username};
 use iotflow::protocol::rights::Role;
 use iotflow::protocol::topic::TopicTree;
 use iotflow::stack::account::Account;
 use iotflow::stack::mosquitto::{self, Mosquitto};
 use iotflow::stack::ports;
 use iotflow::stack::postgres::Postgres;
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
@@ -25,6 +29,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::person::{Person, login};
 use super::servers::{PASSWORD, connect, folder, start_postgres};
 use super::{eventually, judge};
+
+pub const CA_VALIDITY: Duration = Duration::from_secs(3650 * 86_400);
+pub const LEAF_VALIDITY: Duration = Duration::from_secs(365 * 86_400);
 
 /// See the module's documentation.
 pub struct Site {
@@ -46,6 +53,31 @@ pub struct Ports {
     pub staff: u16,
     pub plain: u16,
     pub web_sockets: u16,
+    pub tls: u16,
+    pub mutual_tls: u16,
+}
+
+fn make_certificates(paths: &Paths, owner: Option<(u32, u32)>) {
+    let (mut authority, _) =
+        Authority::create(&paths.certs(), "test", CA_VALIDITY, Existing::Keep).unwrap_or_else(|error| panic!("{error}"));
+    if let Some((user, group)) = owner {
+        authority.give_server_key_to(user, group).unwrap_or_else(|error| panic!("{error}"));
+    }
+    authority
+        .issue_server(&["127.0.0.1".to_owned()], LEAF_VALIDITY)
+        .unwrap_or_else(|error| panic!("{error}"));
+    authority
+        .issue_device(DeviceIdRef::parse(CANARY).expect("a device id"), LEAF_VALIDITY)
+        .unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// TLS to the broker at `paths`, with the certificate of this name.
+pub fn tls(paths: &Paths, name: Option<&str>) -> TlsConfig {
+    let file = |name: &str, ending: &str| paths.certs().join("devices").join(format!("{name}.{ending}"));
+    TlsConfig {
+        ca_cert: paths.certs().join("ca.pem"),
+        client: name.map(|name| (file(name, "pem"), file(name, "key"))),
+    }
 }
 
 impl Site {
@@ -56,8 +88,19 @@ impl Site {
         site
     }
 
+    /// With listeners for TLS, with and without certificates of clients, beside the others; and an agent.
+    pub async fn with_certificates() -> Self {
+        let mut site = Self::prepare(true).await;
+        site.start_agent();
+        site
+    }
+
     /// Started with what the database says, and left alone.
     pub async fn without_agent() -> Self {
+        Self::prepare(false).await
+    }
+
+    async fn prepare(certificates: bool) -> Self {
         let folder = folder();
         let (postgres, _) = start_postgres(folder.path()).await;
         let db = DbConfig {
@@ -66,35 +109,58 @@ impl Site {
         };
         migrate(&db).await.expect("it migrates");
         let mut sql = connect(db.url.reveal()).await;
+        let place = folder.path().join("broker");
+        let paths = Paths::of(&place);
+        let account = Account::for_servers().expect("an account");
+        account.create_folder(&place).expect("it is ours");
+        if certificates {
+            make_certificates(&paths, account.lent());
+        }
         let free = || ports::free().expect("there is a free port");
         let ports = Ports {
             staff: free(),
             plain: free(),
             web_sockets: free(),
+            tls: free(),
+            mutual_tls: free(),
         };
-        let listeners = [
+        let listeners: Vec<Listener> = [
             (Kind::Staff, ports.staff),
             (Kind::Plain, ports.plain),
             (Kind::WebSockets, ports.web_sockets),
+            (Kind::Tls, ports.tls),
+            (Kind::MutualTls, ports.mutual_tls),
         ]
+        .into_iter()
+        .take(if certificates { 5 } else { 3 })
         .map(|(kind, port)| Listener {
             kind,
             address: "127.0.0.1".to_owned(),
             port,
-        });
-        let place = folder.path().join("broker");
-        let paths = Paths::of(&place);
+        })
+        .collect();
         let mut broker = Mosquitto::prepare(mosquitto::Settings {
             conf: conf::render(&paths, &listeners, &[("sys_interval", "1")]).expect("the template has it") + "\nlog_type information\n",
             folder: place,
             port: ports.staff,
         })
         .unwrap_or_else(|error| panic!("{error}"));
+        let mut proven = vec![login(ports.staff, None), login(ports.plain, None)];
+        if certificates {
+            proven.push(MqttConfig {
+                tls: Some(tls(&paths, None)),
+                ..login(ports.tls, None)
+            });
+            proven.push(MqttConfig {
+                tls: Some(tls(&paths, Some(CANARY))),
+                ..login(ports.mutual_tls, None)
+            });
+        }
         let applier = Applier {
             tree: TopicTree::new("iotflow").expect("a base topic"),
-            shelf: Shelf::new(paths.clone(), Account::for_servers().expect("an account").lent()),
+            shelf: Shelf::new(paths.clone(), account.lent()),
             process: Process::File(paths.pid()),
-            listeners: vec![login(ports.staff, None), login(ports.plain, None)],
+            listeners: proven,
         };
         applier.apply(&mut sql).await.unwrap_or_else(|error| panic!("{error}"));
         broker.resume().await.unwrap_or_else(|error| panic!("{error}"));
@@ -110,6 +176,15 @@ impl Site {
             _agent: None,
             folder,
         }
+    }
+
+    /// Logs in with a certificate of this name.
+    pub async fn certified(&self, name: &str, client_id: &str) -> Result<Person, ConnectionError> {
+        let config = MqttConfig {
+            tls: Some(tls(&self.paths, Some(name))),
+            ..login(self.ports.mutual_tls, None)
+        };
+        Person::connect(&config, client_id).await
     }
 
     pub fn start_agent(&mut self) {

@@ -10,6 +10,8 @@ use crate::cli::Sources;
 use crate::cli::installation::folder::{Installation, Settings};
 use crate::db::config::Config as DbConfig;
 use crate::db::{migrate, pool};
+use crate::identity::audit::{self, Act, Action, Actor, Outcome};
+use crate::protocol::id::Username;
 
 use super::Asked;
 
@@ -59,13 +61,26 @@ impl Registry {
         })
     }
 
-    /// Does `work` in one transaction, all of it or nothing, and waits until the broker obeys.
+    /// Does `work` in one transaction with its entry in the audit, all of it or nothing, and waits until the broker obeys. What
+    /// is refused has an entry too.
     pub(super) async fn change<T>(
         &mut self,
+        action: Action,
+        username: &Username,
         work: impl AsyncFnOnce(&Transaction<'_>) -> anyhow::Result<T>,
     ) -> anyhow::Result<(T, InForce)> {
+        let actor = Actor::of_command_line();
         let transaction = self.client.transaction().await?;
-        let done = work(&transaction).await?;
+        let done = match work(&transaction).await {
+            Ok(done) => done,
+            Err(error) => {
+                transaction.rollback().await?;
+                let act = Act::new(&actor, action, username.as_str(), Outcome::Refused).with("why", error.to_string());
+                audit::record(&self.client, &act).await?;
+                return Err(error);
+            }
+        };
+        audit::record(&transaction, &Act::new(&actor, action, username.as_str(), Outcome::Done)).await?;
         transaction.commit().await?;
         let in_force = self.until_in_force().await?;
         Ok((done, in_force))

@@ -10,15 +10,16 @@ use jiff::Timestamp;
 
 use crate::broker::certs::authority::{Authority, Change, Existing, Old};
 use crate::broker::certs::error::AuthorityError;
-use crate::broker::certs::index::Which;
+use crate::broker::certs::index::{Kind, Which};
 use crate::broker::certs::serial::Serial;
-use crate::cli::{EXIT_FAILED, EXIT_OK};
+use crate::cli::installation::folder::Installation;
+use crate::cli::{DATA, EXIT_FAILED, EXIT_OK, Sources, database, runtime};
+use crate::identity::audit::{self, Act, Action, Actor, Outcome};
 use crate::protocol::id::{DeviceId, DeviceIdRef};
 use crate::stack::account::Account;
 
-use super::certs_output;
+use super::{Asked, certs_output};
 
-const FOLDER: &str = ".iotflow/broker/certs";
 /// Devices outlive their makers' plans, and a new authority means a visit to each.
 const CA_DAYS: u64 = 3650;
 /// What browsers and phones take from an authority at most is 398 days; a little more than a year leaves time to renew.
@@ -35,9 +36,16 @@ pub(super) fn command() -> Command {
             Arg::new("folder")
                 .long("folder")
                 .global(true)
-                .default_value(FOLDER)
                 .value_parser(value_parser!(PathBuf))
-                .help("Folder of the authority"),
+                .help("Folder of an authority that is no installation's"),
+        )
+        .arg(
+            Arg::new("data")
+                .long("data")
+                .global(true)
+                .value_name("FOLDER")
+                .default_value(DATA)
+                .help("The installation's folder"),
         )
         .arg(
             Arg::new("json")
@@ -166,15 +174,67 @@ fn device_id(text: &str) -> Result<DeviceId, String> {
 
 pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let (name, matches) = matches.subcommand().context("clap demands a subcommand")?;
-    let folder: &PathBuf = matches.get_one("folder").context("it has a default")?;
     let json = matches.get_flag("json");
+    let asked = Asked {
+        matches,
+        data: matches.get_one::<String>("data").map(PathBuf::from).context("it has a default")?,
+        json,
+    };
+    let installation = match matches.get_one::<PathBuf>("folder") {
+        Some(_) => None,
+        None => Some(Installation::open(&asked.data)?),
+    };
+    let folder = match &installation {
+        Some(installation) => installation.broker().certs(),
+        None => matches.get_one::<PathBuf>("folder").context("one of the two is there")?.clone(),
+    };
     if name == "list" {
-        return list(folder, matches, json);
+        return list(&folder, matches, json);
     }
-    let change = change(folder, name, matches)?;
-    // Here is where a broker that is running hears of it.
+    let change = change(&folder, name, matches)?;
     certs_output::print_change(&change, json)?;
+    if let Some(installation) = &installation {
+        runtime()?.block_on(after(&asked, installation, &change))?;
+    }
     Ok(ExitCode::from(EXIT_OK))
+}
+
+/// Tells the broker of a change, ends the sessions of who was revoked, and puts it on record.
+async fn after(asked: &Asked<'_>, installation: &Installation, change: &Change) -> anyhow::Result<()> {
+    let settings = installation.settings()?.context("it is there")?;
+    let applier = installation.applier(&settings)?;
+    if change.concerns_broker && applier.process.reload()? {
+        let revoked: Vec<&str> = change
+            .revoked
+            .iter()
+            .filter(|record| record.kind == Kind::Device)
+            .map(|record| record.common_name.as_str())
+            .collect();
+        applier.end_sessions(&revoked).await;
+        if !asked.json {
+            println!("The broker has read it.");
+        }
+    }
+    let entries = change
+        .issued
+        .iter()
+        .map(|record| (Action::CertificateIssue, record))
+        .chain(change.revoked.iter().map(|record| (Action::CertificateRevoke, record)));
+    let config = Sources::with_installation(asked.matches, &asked.data)?.config()?;
+    let recorded = async {
+        let client = database::connect(&config.db, "certs").await?;
+        let actor = Actor::of_command_line();
+        for (action, record) in entries {
+            let act = Act::new(&actor, action, &record.common_name, Outcome::Done).with("serial", record.serial.to_string());
+            audit::record(&client, &act).await?;
+        }
+        anyhow::Ok(())
+    };
+    if let Err(error) = recorded.await {
+        // The certificates are files, and may be needed to get the database going; that the record has a gap is said.
+        eprintln!("iotflow: not in the audit: {error:#}");
+    }
+    Ok(())
 }
 
 /// Does what the command line says, and returns what is different now.

@@ -29,11 +29,8 @@ pub(super) fn print_change(change: &Change, json: bool) -> anyhow::Result<()> {
     for file in &change.files {
         println!("wrote    {}", file.display());
     }
-    if change.concerns_broker {
-        println!("A broker that uses these files takes them up at its next SIGHUP, without a restart.");
-    }
-    if !change.revoked.is_empty() {
-        println!("What is revoked is refused from then on. A connection that is open already stays open until it is ended.");
+    if change.issued.iter().any(|record| record.kind == Kind::Ca) {
+        println!("Whoever trusted an earlier certificate of the authority needs this one; the broker reads it when it is started again.");
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! setup, start, stop, restart, run, logs   the processes
 //! create-user … generate-device            who may do what: into the database, and in force when the command returns
+//! certs                                    who proves what to whom, and until when
 //! status, test                             how it is
 //! ```
 
@@ -15,8 +16,11 @@ use super::{DATA, with_variables};
 
 mod access;
 mod agent;
+mod certs;
+mod certs_output;
 mod device;
 mod life;
+mod login;
 mod logs;
 mod run;
 mod setup;
@@ -49,6 +53,7 @@ pub(super) fn command() -> Command {
         .chain(users::commands())
         .chain([device::command()])
         .fold(command, |command, subcommand| command.subcommand(with_common(subcommand)))
+        .subcommand(certs::command())
 }
 
 fn with_common(command: Command) -> Command {
@@ -67,6 +72,9 @@ fn with_common(command: Command) -> Command {
 
 pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let (name, matches) = matches.subcommand().expect("clap demands one");
+    if name == "certs" {
+        return certs::run(matches);
+    }
     let asked = Asked {
         matches,
         data: matches.get_one::<String>("data").map(PathBuf::from).expect("it has a default"),

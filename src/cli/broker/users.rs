@@ -1,6 +1,7 @@
 //! `setup-admin`, `create-user`, `delete-user`, `list-users`, `rotate`, `disable`, `enable`.
 
 use std::io::Read as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
@@ -8,9 +9,13 @@ use clap::{Arg, ArgAction, Command};
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use serde_json::json;
 
+use crate::broker::certs::authority::Authority;
+use crate::broker::certs::error::AuthorityError;
+use crate::broker::certs::index::{Record, Which};
 use crate::broker::passwords::{self, Hash};
 use crate::cli::{EXIT_OK, runtime};
 use crate::devices::registry;
+use crate::identity::audit::{self, Act, Action, Actor, Outcome};
 use crate::identity::users;
 use crate::observe::secret::Secret;
 use crate::protocol::id::{DeviceIdRef, Username};
@@ -104,7 +109,7 @@ pub(super) fn setup_admin(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
     runtime()?.block_on(async {
         let mut registry = Registry::open(asked).await?;
         let (new, in_force) = registry
-            .change(async |transaction| {
+            .change(Action::UserPassword, &username, async |transaction| {
                 let new = users::get(transaction, &username).await?.is_none();
                 if new {
                     users::create(transaction, &username, Role::Admin, Some(hash.as_str())).await?;
@@ -139,7 +144,7 @@ pub(super) fn create(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
     runtime()?.block_on(async {
         let mut registry = Registry::open(asked).await?;
         let ((), in_force) = registry
-            .change(async |transaction| {
+            .change(Action::UserCreate, &username, async |transaction| {
                 users::create(transaction, &username, role, Some(hash.as_str())).await?;
                 if role == Role::Device {
                     registry::register(transaction, DeviceIdRef::parse(username.as_str())?).await?;
@@ -159,7 +164,9 @@ pub(super) fn rotate(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
     runtime()?.block_on(async {
         let mut registry = Registry::open(asked).await?;
         let ((), in_force) = registry
-            .change(async |transaction| Ok(users::set_password(transaction, &username, Some(hash.as_str())).await?))
+            .change(Action::UserPassword, &username, async |transaction| {
+                Ok(users::set_password(transaction, &username, Some(hash.as_str())).await?)
+            })
             .await?;
         let what = format!("Changed the password of {username}; {}", in_force.words());
         say(asked, &what, &username, made.then_some(&password));
@@ -171,8 +178,18 @@ pub(super) fn delete(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
     let username = Username::parse(asked.text("user"))?;
     runtime()?.block_on(async {
         let mut registry = Registry::open(asked).await?;
+        let certs = registry.installation.broker().certs();
+        let actor = Actor::of_command_line();
         let ((), in_force) = registry
-            .change(async |transaction| Ok(users::delete(transaction, &username).await?))
+            .change(Action::UserDelete, &username, async |transaction| {
+                users::delete(transaction, &username).await?;
+                // Before the broker is told of anything: it reads the revocations along with the rest.
+                for record in revoke_certificates(&certs, &username)? {
+                    let act = Act::new(&actor, Action::CertificateRevoke, username.as_str(), Outcome::Done);
+                    audit::record(transaction, &act.with("serial", record.serial.to_string())).await?;
+                }
+                Ok(())
+            })
             .await?;
         say(
             asked,
@@ -184,12 +201,28 @@ pub(super) fn delete(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// Revokes what a device has that is still good: without the user it would open the door as before.
+fn revoke_certificates(certs: &Path, username: &Username) -> anyhow::Result<Vec<Record>> {
+    let device = DeviceIdRef::parse(username.as_str())?.to_owned();
+    let revoked = match Authority::open(certs) {
+        Err(AuthorityError::None(_)) => return Ok(Vec::new()),
+        authority => authority?.revoke(&Which::Device(device)),
+    };
+    match revoked {
+        Err(AuthorityError::Unknown(_) | AuthorityError::NothingToRevoke(_)) => Ok(Vec::new()),
+        revoked => Ok(revoked?.revoked),
+    }
+}
+
 pub(super) fn disable(asked: &Asked<'_>, disabled: bool) -> anyhow::Result<ExitCode> {
     let username = Username::parse(asked.text("user"))?;
+    let action = if disabled { Action::UserDisable } else { Action::UserEnable };
     runtime()?.block_on(async {
         let mut registry = Registry::open(asked).await?;
         let ((), in_force) = registry
-            .change(async |transaction| Ok(users::set_disabled(transaction, &username, disabled).await?))
+            .change(action, &username, async |transaction| {
+                Ok(users::set_disabled(transaction, &username, disabled).await?)
+            })
             .await?;
         let what = if disabled { "Shut out the user" } else { "Let in the user" };
         say(asked, &format!("{what} {username}; {}", in_force.words()), &username, None);

@@ -1,11 +1,12 @@
 //! The servers of an installation: PostgreSQL, where no other database is named, and Mosquitto with what the database says.
 
 use anyhow::Context as _;
+use tokio::task::spawn_blocking;
 use tokio_postgres::Client;
 
 use crate::access::apply::Applier;
 use crate::broker::access_set::Shelf;
-use crate::broker::conf::{self, Kind, Listener};
+use crate::broker::conf::{self, Kind};
 use crate::broker::passwords::Hash;
 use crate::broker::process::Process;
 use crate::db::config::Config as DbConfig;
@@ -21,6 +22,7 @@ use crate::stack::mosquitto::{self, Mosquitto};
 use crate::stack::ports;
 use crate::stack::postgres::{self, Postgres};
 
+use super::certificates::Certificates;
 use super::folder::{Installation, Settings};
 
 /// The service's user at the broker; its password is the secret of this name.
@@ -43,6 +45,7 @@ pub(in crate::cli) struct Database {
 pub(in crate::cli) struct Broker {
     pub(in crate::cli) mosquitto: Mosquitto,
     pub(in crate::cli) applier: Applier,
+    pub(in crate::cli) certificates: Option<Certificates>,
 }
 
 impl Installation {
@@ -87,16 +90,17 @@ impl Installation {
             seed(&client, name, *role, &self.secret(secret)?).await?;
         }
         let paths = self.broker();
-        let listeners: Vec<Listener> = settings
-            .listeners
-            .iter()
-            .filter(|listener| !matches!(listener.kind, Kind::Tls | Kind::MutualTls) || paths.certs().join("server.pem").exists())
-            .cloned()
-            .collect();
+        Account::for_servers()?.create_folder(&paths.folder)?;
+        let certificates = self.certificates(settings);
+        if let Some(certificates) = certificates.clone() {
+            spawn_blocking(move || certificates.keep())
+                .await?
+                .context("the broker's certificates")?;
+        }
         let mut mosquitto = Mosquitto::prepare(mosquitto::Settings {
             folder: paths.folder.clone(),
             port: settings.port(Kind::Staff).context("an installation has a listener for its staff")?,
-            conf: conf::render(&paths, &listeners, &[])?,
+            conf: conf::render(&paths, &settings.listeners, &[])?,
         })?;
         let applier = self.applier(settings)?;
         applier.apply(&mut client).await?;
@@ -105,24 +109,44 @@ impl Installation {
             mosquitto.halt(nix::sys::signal::Signal::SIGTERM)?;
             return Err(error).context("the broker was started, does not do as it must, and was stopped");
         }
-        Ok(Broker { mosquitto, applier })
+        Ok(Broker {
+            mosquitto,
+            applier,
+            certificates,
+        })
+    }
+
+    /// The broker's certificates, if it has a listener that needs some.
+    pub(in crate::cli) fn certificates(&self, settings: &Settings) -> Option<Certificates> {
+        let wanted = settings.port(Kind::Tls).or(settings.port(Kind::MutualTls));
+        wanted.map(|_| Certificates {
+            folder: self.broker().certs(),
+            names: settings.names.clone(),
+        })
     }
 
     /// What it takes to change who may do what at this installation's broker.
     pub(in crate::cli) fn applier(&self, settings: &Settings) -> anyhow::Result<Applier> {
+        let certificates = self.certificates(settings);
         let reached = |kind| {
-            let port = settings.port(kind)?;
+            let tls = match kind {
+                Kind::Tls | Kind::MutualTls => Some(certificates.as_ref()?.canary(kind == Kind::MutualTls)),
+                _ => None,
+            };
             Some(MqttConfig {
                 host: "127.0.0.1".to_owned(),
-                port,
+                port: settings.port(kind)?,
+                tls,
                 ..MqttConfig::default()
             })
         };
+        // All but WebSockets, which the canary does not speak: that listener reads the same files as the plain one.
+        let proven = [Kind::Staff, Kind::Plain, Kind::Tls, Kind::MutualTls];
         Ok(Applier {
             tree: TopicTree::new(&settings.base_topic)?,
             shelf: Shelf::new(self.broker(), Account::for_servers()?.lent()),
             process: Process::File(self.broker().pid()),
-            listeners: [Kind::Staff, Kind::Plain].into_iter().filter_map(reached).collect(),
+            listeners: proven.into_iter().filter_map(reached).collect(),
         })
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -15,6 +16,8 @@ use crate::lifecycle::backoff::Backoff;
 use super::servers::Broker;
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often certificates and the revocation list are looked at: the list, when it is over, shuts everybody out.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(3600);
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 impl Broker {
@@ -25,11 +28,14 @@ impl Broker {
         tokio::pin!(agent);
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut certificates = tokio::time::interval(CERTIFICATES_EVERY);
+        certificates.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 () = &mut agent => break,
+                _ = certificates.tick() => self.keep_certificates().await,
                 Some(why) = alarms.recv() => {
                     error!(why, "the broker is stopped and started again, for a broker that starts refuses files that it cannot read");
                     self.restart(&stop).await;
@@ -46,6 +52,22 @@ impl Broker {
         }
         if let Err(error) = self.mosquitto.halt(Signal::SIGTERM) {
             warn!(%error, "the broker could not be ended in order");
+        }
+    }
+
+    /// Renews what ends soon, and tells the broker.
+    async fn keep_certificates(&self) {
+        let Some(certificates) = self.certificates.clone() else { return };
+        let kept = spawn_blocking(move || certificates.keep())
+            .await
+            .expect("keeping certificates does not panic");
+        match kept {
+            Ok(false) => {}
+            Ok(true) => match self.applier.process.reload() {
+                Ok(_) => info!("certificates were renewed, and the broker told"),
+                Err(error) => error!(%error, "certificates were renewed, and the broker could not be told"),
+            },
+            Err(error) => error!(error = format!("{error:#}"), "certificates could not be looked after"),
         }
     }
 

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::cli::{Sources, runtime, with_variables};
+use crate::cli::{DATA, Sources, runtime, with_variables};
 use crate::config::parse_span;
 use crate::identity::principal::Role;
 use crate::identity::tokens::{DEFAULT_EXPIRY, NewToken, TokenName, Which};
@@ -69,7 +69,7 @@ pub(in crate::cli) fn command() -> Command {
 
 pub(in crate::cli) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let (name, matches) = matches.subcommand().context("clap demands one")?;
-    let config = Sources::new(matches)?.config()?;
+    let config = Sources::with_installation(matches, DATA.as_ref())?.config()?;
     logging::start(&config.log)?;
     let runtime = runtime()?;
     let text = |name: &str| matches.get_one::<String>(name).map(String::as_str);
