@@ -311,7 +311,7 @@ fn the_script_makes_every_secret_for_its_owner_only() {
     // Nobody's container reads what the fleet's user is for; people do.
     let for_people = "fleet/mqtt-password".to_owned();
     // A folder of the broker's, mounted whole.
-    let of_the_broker = ["passwords", "staff", "acl"].map(|file| format!("broker/access/{file}"));
+    let of_the_broker = ["access/passwords", "access/staff", "access/acl", "bell"].map(|file| format!("broker/{file}"));
     let expected: BTreeSet<String> = wanted.into_iter().chain(of_the_broker).chain([for_people]).collect();
     assert_eq!(made, expected);
     let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o7777;

@@ -124,8 +124,12 @@ impl Sources {
 
     /// The same, and what the installation in `data` says of its broker and its database, each where no other is named.
     fn with_installation(matches: &ArgMatches, data: &Path) -> anyhow::Result<Self> {
+        Self::with_known(matches, installation::folder::variables(data)?)
+    }
+
+    /// The same, and what is `known` of a broker and a database, each where no other is named.
+    fn with_known(matches: &ArgMatches, mut known: HashMap<String, String>) -> anyhow::Result<Self> {
         let mut sources = Self::new(matches)?;
-        let mut known = installation::folder::variables(data)?;
         let named = |what: &[&str]| what.iter().any(|name| sources.is_set(name));
         let (broker, database) = (
             named(&["MQTT_HOST", "MQTT_PORT", "MQTT_USERNAME", "MQTT_PASSWORD"]),

@@ -18,6 +18,7 @@ use crate::identity::audit::{self, Act, Action, Actor, Outcome};
 use crate::protocol::id::{DeviceId, DeviceIdRef};
 use crate::stack::account::Account;
 
+use super::place::Place;
 use super::{Asked, certs_output};
 
 /// Devices outlive their makers' plans, and a new authority means a visit to each.
@@ -178,6 +179,7 @@ pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let asked = Asked {
         matches,
         data: matches.get_one::<String>("data").map(PathBuf::from).context("it has a default")?,
+        place: Place::Local,
         json,
     };
     let installation = match matches.get_one::<PathBuf>("folder") {

@@ -10,21 +10,25 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use super::{DATA, with_variables};
+use place::Place;
 
 mod access;
 mod agent;
 mod certs;
 mod certs_output;
+mod compose;
 mod device;
 mod life;
 mod login;
 mod logs;
+mod place;
 mod run;
 mod setup;
 mod status;
+mod status_output;
 mod test;
 mod users;
 
@@ -32,6 +36,7 @@ mod users;
 struct Asked<'a> {
     matches: &'a ArgMatches,
     data: PathBuf,
+    place: Place,
     json: bool,
 }
 
@@ -57,6 +62,20 @@ pub(super) fn command() -> Command {
 }
 
 fn with_common(command: Command) -> Command {
+    // These two run the broker, and keep it, themselves.
+    let command = match command.get_name() {
+        "run" | "agent" => command,
+        _ => command.arg(
+            Arg::new("compose")
+                .long("compose")
+                .value_name("FOLDER")
+                .value_parser(value_parser!(PathBuf))
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value(".")
+                .help("The broker that Compose runs, by the docker-compose.yml of this folder; meant anyway where there is no broker in the data folder, and ./secrets is made"),
+        ),
+    };
     with_variables(
         command
             .arg(
@@ -75,11 +94,18 @@ pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     if name == "certs" {
         return certs::run(matches);
     }
+    let data = matches.get_one::<String>("data").map(PathBuf::from).expect("it has a default");
     let asked = Asked {
         matches,
-        data: matches.get_one::<String>("data").map(PathBuf::from).expect("it has a default"),
+        place: Place::of(matches, &data)?,
+        data,
         json: matches.get_flag("json"),
     };
+    if let Place::Compose(compose) = &asked.place
+        && let Some(outcome) = compose.run(name, &asked)
+    {
+        return outcome;
+    }
     match name {
         "setup" => setup::setup(&asked),
         "setup-admin" => users::setup_admin(&asked),
