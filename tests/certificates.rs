@@ -66,7 +66,7 @@ impl Broker {
         let settings = Settings {
             conf: conf::render(&paths, &listeners, &[]).expect("the template has all of it"),
             folder: paths.folder.clone(),
-            port: staff_port,
+            port: mutual_port,
         };
         let mut broker = Mosquitto::prepare(settings).unwrap_or_else(|error| panic!("{error}"));
         servers::put_access(&paths, &[(SERVICE, Role::Service)]);
