@@ -288,6 +288,39 @@ async fn a_session_that_is_wanted_no_more_is_drained_and_ended() {
 }
 
 #[tokio::test]
+async fn a_share_of_another_name_takes_the_place_of_the_old_one() {
+    const MESSAGES: u32 = 20;
+    let servers = Servers::start().await;
+    let with_share = |name: &str| [servers.environment(), vec![("INGEST_SHARE_NAME".to_owned(), name.to_owned())]].concat();
+    let sql = servers.sql().await;
+    for name in ["first", "second", "third"] {
+        let mut service = Service::ready(servers.path(), &with_share(name)).await;
+        eventually("the slot is subscribed", async || service.has("slot-0").await.then_some(())).await;
+        let mut device = Publisher::new(servers.mqtt_port);
+        for number in 1..=MESSAGES {
+            let topic = format!("iotflow/devices/{name}/telemetry/sensors");
+            device
+                .publish(&topic, format!("{{\"number\":{number},\"ts\":{}}}", 1_780_000_000 + number))
+                .await;
+        }
+        until_number(
+            &sql,
+            &format!("SELECT count(*) FROM readings WHERE device = '{name}'"),
+            i64::from(MESSAGES),
+        )
+        .await;
+        // By each name that the session had, the broker would have delivered every message once more.
+        let received = service.sum("iotflow_qos_received_total").await;
+        assert!(
+            received < f64::from(MESSAGES) * 1.5,
+            "{received}: an earlier share is still subscribed to"
+        );
+        let (status, _) = service.terminate().await;
+        assert!(status.success());
+    }
+}
+
+#[tokio::test]
 async fn a_broker_without_shared_subscriptions_is_told_apart_at_start() {
     let folder = support::servers::folder();
     let (postgres, _) = support::servers::start_postgres(folder.path()).await;

@@ -39,7 +39,7 @@ pub enum MosquittoError {
 pub struct Settings {
     /// The folder, made where it is not there.
     pub folder: PathBuf,
-    /// A port on loopback that `conf` names.
+    /// A port that can be reached on loopback, of the listener that `conf` names last: they are opened in turn.
     pub port: u16,
     /// `mosquitto.conf`.
     pub conf: String,

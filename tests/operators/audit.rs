@@ -199,6 +199,6 @@ async fn a_role_that_reads_dashboards_reads_neither_tokens_nor_the_audit() {
     .expect("it is ours");
     assert_exit(&trial.run(&["migrate"]), 0);
     let readable = "SELECT relname::text FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace
-                    AND has_table_privilege('Grafana''s', oid, 'SELECT') AND relname IN ('devices', 'api_tokens', 'audit_log')";
+                    AND has_table_privilege('Grafana''s', oid, 'SELECT') AND relname IN ('devices', 'api_tokens', 'audit_log', 'broker_users', 'ingest_sessions')";
     assert_eq!(texts(&sql, readable).await, ["devices"]);
 }

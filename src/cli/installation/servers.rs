@@ -99,6 +99,7 @@ impl Installation {
         }
         let mut mosquitto = Mosquitto::prepare(mosquitto::Settings {
             folder: paths.folder.clone(),
+            // The canary waits for the others.
             port: settings.port(Kind::Staff).context("an installation has a listener for its staff")?,
             conf: conf::render(&paths, &settings.listeners, &[])?,
         })?;
