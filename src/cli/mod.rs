@@ -64,9 +64,21 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         _ => unreachable!("clap demands one of the above"),
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("iotflow: {error:#}");
+        eprintln!("iotflow: {}", sentence(&error));
         ExitCode::from(EXIT_UNUSABLE)
     })
+}
+
+/// An error and its causes in one line. Many of ours name their cause already, which is not said again.
+fn sentence(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .map(ToString::to_string)
+        .fold(String::new(), |said, cause| match (said.is_empty(), said.ends_with(&cause)) {
+            (true, _) => cause,
+            (false, true) => said,
+            (false, false) => format!("{said}: {cause}"),
+        })
 }
 
 /// Each variable as a flag; a secret only as the name of a file, for a command line can be read by others.
@@ -167,6 +179,18 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_cause_is_said_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("file: {source}")]
+        struct Named {
+            source: std::io::Error,
+        }
+        let source = std::io::Error::other("gone");
+        let error = anyhow::Error::from(Named { source }).context("no broker");
+        assert_eq!(super::sentence(&error), "no broker: file: gone");
+    }
+
     #[test]
     fn the_command_line_is_sound() {
         super::command().debug_assert();

@@ -11,6 +11,7 @@ use crate::db::config::Config as DbConfig;
 use crate::db::{migrate, pool};
 use crate::identity::audit::{self, Act, Action, Actor, Outcome};
 use crate::protocol::id::Username;
+use crate::stack::account::Account;
 
 use super::Asked;
 use super::compose::AGENT;
@@ -23,7 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(25);
 const STATE: &str = "SELECT version, applied_version, alarm FROM broker_access";
 
 /// How long an agent in a container is waited for, which may be starting.
-const AGENT_WITHIN: Duration = Duration::from_secs(10);
+const AGENT_WITHIN: Duration = Duration::from_secs(5);
 
 /// The installation and its database.
 pub(super) struct Registry {
@@ -106,6 +107,8 @@ impl Registry {
                 );
             }
             if !kept && !self.compose {
+                // Not there before the first start.
+                Account::for_servers()?.create_folder(&self.installation.broker().folder)?;
                 let applied = self.installation.applier(&self.settings)?.apply(&mut self.client).await?;
                 return Ok(if applied.proven { InForce::Now } else { InForce::WhenStarted });
             }

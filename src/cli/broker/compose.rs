@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command as Program, ExitCode, ExitStatus, Stdio};
 
 use anyhow::{Context as _, bail};
+use clap::parser::ValueSource;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -87,9 +88,7 @@ impl Compose {
     }
 
     fn set_up(&self, asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
-        let given = |name: &str| {
-            asked.matches.contains_id(name) && asked.matches.value_source(name) == Some(clap::parser::ValueSource::CommandLine)
-        };
+        let given = |name: &str| asked.matches.contains_id(name) && asked.matches.value_source(name) == Some(ValueSource::CommandLine);
         if let Some(name) = ["plain", "name", "listener"].into_iter().find(|name| given(name)) {
             bail!(
                 "--{name} is for a broker on this machine; where the containers listen is said in docker-compose.yml and mosquitto/mosquitto.conf"

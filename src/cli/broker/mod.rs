@@ -73,7 +73,7 @@ fn with_common(command: Command) -> Command {
                 .num_args(0..=1)
                 .require_equals(true)
                 .default_missing_value(".")
-                .help("The broker that Compose runs, by the docker-compose.yml of this folder; meant anyway where there is no broker in the data folder, and ./secrets is made"),
+                .help("The broker that Compose runs, by the docker-compose.yml of this folder; meant anyway where ./secrets is made, no --data is given, and no broker is in its default"),
         ),
     };
     with_variables(

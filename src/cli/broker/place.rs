@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::ArgMatches;
+use clap::parser::ValueSource;
 
 use crate::broker::conf::{Kind, Listener};
 use crate::cli::Sources;
@@ -30,7 +31,7 @@ pub(super) enum Place {
 }
 
 impl Place {
-    /// What `--compose` says; without it, Compose where there is no installation, and Compose's secrets are made.
+    /// What `--compose` says; without it, Compose where no data folder is named, none is there, and Compose's secrets are made.
     pub(super) fn of(matches: &ArgMatches, data: &Path) -> anyhow::Result<Self> {
         let named = matches.try_get_one::<PathBuf>("compose").ok().flatten();
         if let Some(folder) = named {
@@ -44,9 +45,9 @@ impl Place {
         }
         let here = Path::new(".");
         let compose = Compose::new(here);
-        // A verb that does not take the flag is not Compose's either.
-        let asked = matches.try_contains_id("compose").is_ok();
-        if asked && !data.join("broker.json").exists() && Compose::describes(here) && compose.is_set_up() {
+        // A verb that does not take the flag is not Compose's either, nor is who names a data folder.
+        let open = matches.try_contains_id("compose").is_ok() && matches.value_source("data") != Some(ValueSource::CommandLine);
+        if open && !data.join("broker.json").exists() && Compose::describes(here) && compose.is_set_up() {
             return Ok(Self::Compose(compose));
         }
         Ok(Self::Local)
@@ -108,4 +109,20 @@ fn variables(compose: &Compose) -> anyhow::Result<HashMap<String, String>> {
         ("DATABASE_URL", format!("postgres://iotflow:{}@{DATABASE}", password.reveal())),
     ];
     Ok(variables.map(|(name, value)| (name.to_owned(), value)).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_compose_publishes_is_where_it_is_looked_for() {
+        let compose = include_str!("../../../docker-compose.yml");
+        for (_, port) in PUBLISHED {
+            assert!(compose.contains(&format!("\"127.0.0.1:{port}:{port}\"")), "{port}");
+        }
+        let (place, name) = DATABASE.split_once('/').expect("a place and a name");
+        let port = place.rsplit_once(':').expect("an address and a port").1;
+        assert!(compose.contains(&format!("\"{place}:{port}\"")) && compose.contains(&format!("POSTGRES_DB: {name}\n")));
+    }
 }
