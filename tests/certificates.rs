@@ -221,7 +221,7 @@ async fn the_service_connects_by_tls_and_by_its_own_certificate() {
 async fn a_wrong_authority_and_a_wrong_host_are_refused() {
     let broker = Broker::start(&["localhost"], &["pump-1"]).await;
     let stranger = broker.folder.path().join("stranger");
-    let (mut other, _) = Authority::create(&stranger, "Test CA", YEAR, Existing::Keep).expect("it is new");
+    let (mut other, _) = Authority::create(&stranger, "Test CA", YEAR * 2, Existing::Keep).expect("it is new");
     other
         .issue_device(DeviceIdRef::parse("pump-1").expect("a good id"), YEAR)
         .expect("it has none");
