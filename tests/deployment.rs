@@ -456,7 +456,9 @@ fn the_script_never_changes_what_is_there() {
     let (_place, folder, _) = make_secrets(&["--keep-owner"]);
     let contents = || -> BTreeMap<String, String> {
         let read = |file: String| (file.clone(), fs::read_to_string(folder.join(file)).expect("it is ours"));
-        files_below(&folder).into_iter().map(read).collect()
+        // A pipe has no contents, and who reads it waits for some.
+        let named = files_below(&folder).into_iter();
+        named.filter(|file| folder.join(file).is_file()).map(read).collect()
     };
     let before = contents();
     assert!(run_script(&["--keep-owner"], &folder).status.success());

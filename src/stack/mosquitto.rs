@@ -1,8 +1,8 @@
 //! A private Mosquitto: one folder with its settings and data. What else the settings name is its callers' affair.
 
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::net::TcpStream;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use iotflow::broker::passwords::Hash;
 use iotflow::identity::users;
@@ -72,8 +72,8 @@ async fn create(sql: &Client, name: &str) {
         .unwrap_or_else(|error| panic!("{name}: {error}"));
 }
 
-fn random_moment(most_ms: u64) -> Duration {
-    Duration::from_micros(fastrand::u64(0..most_ms * 1000))
+fn random_moment(within: Duration) -> Duration {
+    within.mul_f64(fastrand::f64())
 }
 
 #[tokio::test]
@@ -86,13 +86,13 @@ async fn an_agent_that_is_killed_at_any_moment_leaves_one_whole_set() {
         // In turn: while it waits for more changes and then writes, and while it begins and finds itself behind.
         if round % 2 == 0 {
             create(&containers.sql, &name).await;
-            pause(random_moment(500)).await;
+            pause(random_moment(Duration::from_millis(500))).await;
             containers.kill_agent();
         } else {
             containers.kill_agent();
             create(&containers.sql, &name).await;
             containers.start_agent(None);
-            pause(random_moment(300)).await;
+            pause(random_moment(Duration::from_millis(300))).await;
             containers.kill_agent();
         }
         assert_whole(&containers.access());
@@ -136,7 +136,9 @@ async fn a_command_that_is_killed_or_finds_no_room_leaves_one_whole_set() {
     place.environment.push(("DATABASE_URL".into(), postgres.url().reveal().into()));
     place.does(&[&["setup", "--no-start"], LISTENERS].concat());
     // Nothing keeps the files while the broker is stopped, so each command writes them itself.
+    let begun = Instant::now();
     place.does(&["create-user", "first", PASSWORD]);
+    let whole = begun.elapsed();
     let access = place.path(".iotflow/broker/access");
     for round in 0..size(15, 300) {
         let name = format!("of-round-{round}");
@@ -146,7 +148,7 @@ async fn a_command_that_is_killed_or_finds_no_room_leaves_one_whole_set() {
             .stderr(Stdio::null())
             .spawn()
             .expect("the script can be started");
-        pause(random_moment(120)).await;
+        pause(random_moment(whole)).await;
         child.kill().expect("it is our child");
         child.wait().expect("it is our child");
         assert_whole(&access);

@@ -28,6 +28,10 @@ use super::folder::{Installation, Settings};
 /// The service's user at the broker; its password is the secret of this name.
 pub(in crate::cli) const SERVICE: &str = "iotflow";
 pub(in crate::cli) const SERVICE_SECRET: &str = "mqtt-service";
+/// PostgreSQL's usual port.
+const POSTGRES_PORT: u16 = 5432;
+/// How often another port is tried where one turns out to be taken.
+const MORE_PORTS: u32 = 3;
 /// Where the URL of a database that is not ours is kept.
 pub(in crate::cli) const DATABASE_SECRET: &str = "database-url";
 
@@ -53,16 +57,26 @@ impl Installation {
     pub(in crate::cli) async fn start_database(&self, mut config: DbConfig, named: bool) -> anyhow::Result<Database> {
         let mut server = None;
         if !named {
-            let port = ports::usual_or_free(5432)?;
+            let mut port = ports::usual_or_free(POSTGRES_PORT)?;
             let password = self.secret("postgres")?;
-            let settings = postgres::Settings {
+            let settings = |port| postgres::Settings {
                 folder: self.servers.join("postgres"),
                 port,
                 password: password.clone(),
                 durable: true,
                 extra: Vec::new(),
             };
-            let started = Postgres::start(settings).await?;
+            let mut attempts = 0..MORE_PORTS;
+            let started = loop {
+                match Postgres::start(settings(port)).await {
+                    Ok(started) => break started,
+                    // Somebody took the port after we had looked.
+                    Err(error) => match ports::usual_or_free(port)? {
+                        another if another != port && attempts.next().is_some() => port = another,
+                        _ => return Err(error.into()),
+                    },
+                }
+            };
             write_private(
                 &self.data.join("pgpass"),
                 &format!("127.0.0.1:{port}:*:iotflow:{}\n", password.reveal()),
