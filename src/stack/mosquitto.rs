@@ -1,6 +1,7 @@
 //! A private Mosquitto: one folder with its settings and data. What else the settings name is its callers' affair.
 
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -137,7 +138,7 @@ impl Mosquitto {
         self.account.create_folder(&folder.join("data"))?;
         // The broker writes into it too, and it is made before the broker runs.
         let log = folder.join("mosquitto.log");
-        std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
+        std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&log)?;
         self.account.own(&log)?;
         self.account.write_file(&folder.join("mosquitto.conf"), conf)
     }
