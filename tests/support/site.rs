@@ -119,7 +119,7 @@ impl Site {
         let place = folder.path().join("broker");
         let paths = Paths::of(&place);
         let account = Account::for_servers().expect("an account");
-        account.create_folder(&place).expect("it is ours");
+        account.create_passage(&place).expect("it is ours");
         if certificates {
             make_certificates(&paths, account.lent());
         }

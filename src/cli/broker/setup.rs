@@ -38,7 +38,7 @@ pub(super) fn setup(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
     if let Some((pid, _)) = installation.runner()? {
         bail!("the broker runs (process {pid}); stop it first: ./mqtt_manage.sh stop");
     }
-    let known = installation.settings()?;
+    let known = installation.settings()?.filter(|settings| !settings.improvised);
     let again = known.is_some();
     let mut settings = known.unwrap_or_else(|| Settings::usual(&config.ingest.base_topic, false));
     if sources.is_set("MQTT_BASE_TOPIC") {
