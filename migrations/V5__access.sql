@@ -2,15 +2,16 @@
 -- tables; every change of them moves the version on, and whoever writes the files is told.
 
 CREATE TABLE broker_users (
-    username      text PRIMARY KEY CHECK (username ~ '^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}$'),
+    username      text PRIMARY KEY CHECK (username ~ '^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}$' AND username !~ '^iotflow-'),
     role          text NOT NULL CHECK (role IN ('device', 'admin', 'service', 'fleet', 'provisioning')),
-    password_hash text CHECK (password_hash LIKE '$7$%'),
+    password_hash text CHECK (password_hash ~ '^\$7\$[1-9][0-9]{0,5}\$[A-Za-z0-9+/]{16}\$[A-Za-z0-9+/]{86}==$'),
     disabled_at   timestamptz,
     created_at    timestamptz NOT NULL DEFAULT now(),
     changed_at    timestamptz NOT NULL DEFAULT now(),
     CHECK (password_hash IS NULL OR username !~ ':')
 );
 COMMENT ON TABLE broker_users IS 'Users of the broker. A device''s name is its id.';
+COMMENT ON COLUMN broker_users.username IS 'What begins with iotflow- are client ids of the service''s own sessions.';
 COMMENT ON COLUMN broker_users.password_hash IS 'In Mosquitto''s $7$ form; NULL for one who has a certificate only.';
 COMMENT ON COLUMN broker_users.changed_at IS 'When the password last changed.';
 

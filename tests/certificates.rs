@@ -47,7 +47,7 @@ impl Broker {
         let folder = servers::folder();
         let paths = Paths::of(&folder.path().join("mosquitto"));
         let (certs, account) = (paths.certs(), Account::for_servers().expect("there is one"));
-        account.create_folder(&paths.folder).expect("it is ours");
+        account.create_passage(&paths.folder).expect("it is ours");
         let (mut authority, _) = Authority::create(&certs, "Test CA", YEAR * 10, Existing::Keep).expect("it is new");
         if let Some((uid, gid)) = account.lent() {
             authority.give_server_key_to(uid, gid).expect("root may");

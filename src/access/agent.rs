@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -24,6 +24,8 @@ const QUIET: Duration = Duration::from_millis(200);
 const GATHER_MOST: Duration = Duration::from_secs(5);
 /// Looks by itself this often, in case a word got lost.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// How often one who waits to keep the files asks again.
+const ASK_EVERY: Duration = Duration::from_secs(1);
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// Held in the database by whoever keeps the files: two would undo each other's work. "iotfacc" in ASCII.
 const LOCK: i64 = 0x69_6f74_6661_6363;
@@ -44,58 +46,96 @@ pub async fn is_at_work(client: &Client) -> Result<bool, tokio_postgres::Error> 
     Ok(row.get(0))
 }
 
-/// Runs until `stop`. `alarm` hears of a broker that may be letting people do what they must not: whoever runs it should end it.
+/// Runs until `stop`; a change that is under way is finished first. `alarm` hears of a broker that may be letting people do what
+/// they must not: whoever runs it should end it.
 pub async fn run(applier: Applier, config: DbConfig, stop: CancellationToken, alarm: mpsc::Sender<String>) {
     let (word, mut changes) = mpsc::channel(1);
     let work = async {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        loop {
-            if let Err(error) = keep(&applier, &config, &mut changes, &mut backoff, &alarm).await {
+        while !stop.is_cancelled() {
+            let kept = Keeper {
+                applier: &applier,
+                stop: &stop,
+                alarm: &alarm,
+            };
+            if let Err(error) = kept.keep(&config, &mut changes, &mut backoff).await {
                 warn!(
                     error = describe(&error),
                     "the database cannot be asked who may do what; the broker's files stand as they are"
                 );
             }
-            tokio::time::sleep(backoff.next_wait()).await;
+            wait(&stop, backoff.next_wait(), std::future::pending()).await;
         }
     };
     tokio::select! {
-        () = stop.cancelled() => {}
-        () = listen(config.clone(), CHANNEL, word) => {}
         () = work => {}
+        () = listen(config.clone(), CHANNEL, word) => {}
     }
 }
 
-async fn keep(
-    applier: &Applier,
-    config: &DbConfig,
-    changes: &mut mpsc::Receiver<()>,
-    backoff: &mut Backoff,
-    alarm: &mpsc::Sender<String>,
-) -> Result<(), tokio_postgres::Error> {
-    let mut client = pool::connect(config, "access").await?;
-    // Waiting for another who keeps the files is no fault.
-    client.batch_execute("SET lock_timeout = 0").await?;
-    client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await?;
-    info!("keeping who may do what at the broker");
-    loop {
-        if Applier::is_behind(&client).await? {
-            match applier.apply(&mut client).await {
-                Ok(_) => backoff.reset(),
-                Err(ApplyError::Database(error)) => return Err(error),
-                Err(error) => {
-                    if error.is_open() {
-                        // Full: it has been told.
-                        drop(alarm.try_send(error.to_string()));
-                    }
-                    // A new change may be the cure, so it is not waited for longer than for that.
-                    drop(timeout(backoff.next_wait(), changes.recv()).await);
-                    continue;
-                }
-            }
+struct Keeper<'a> {
+    applier: &'a Applier,
+    stop: &'a CancellationToken,
+    alarm: &'a mpsc::Sender<String>,
+}
+
+impl Keeper<'_> {
+    async fn keep(&self, config: &DbConfig, changes: &mut mpsc::Receiver<()>, backoff: &mut Backoff) -> Result<(), tokio_postgres::Error> {
+        let mut client = pool::connect(config, "access").await?;
+        if !self.become_keeper(&client).await? {
+            return Ok(());
         }
-        drop(timeout(LOOK_EVERY, changes.recv()).await);
-        gather(changes).await;
+        info!("keeping who may do what at the broker");
+        // Whatever the database says of what was applied: the files may be another's, or from before a restore.
+        let mut behind = true;
+        while !self.stop.is_cancelled() {
+            if behind {
+                match self.applier.apply(&mut client).await {
+                    Ok(_) => backoff.reset(),
+                    Err(ApplyError::Database(error)) => return Err(error),
+                    Err(error) => {
+                        if error.is_open() {
+                            // Full: it has been told.
+                            drop(self.alarm.try_send(error.to_string()));
+                        }
+                        // A new change may be the cure, so it is not waited for longer than for that.
+                        wait(self.stop, backoff.next_wait(), changes.recv()).await;
+                        continue;
+                    }
+                }
+                behind = Applier::is_behind(&client).await?;
+                continue;
+            }
+            wait(self.stop, LOOK_EVERY, changes.recv()).await;
+            gather(changes).await;
+            behind = Applier::is_behind(&client).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until no other keeps the files; returns whether we do now.
+    async fn become_keeper(&self, client: &Client) -> Result<bool, tokio_postgres::Error> {
+        let mut said = false;
+        while !self.stop.is_cancelled() {
+            if client.query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK]).await?.get(0) {
+                return Ok(true);
+            }
+            if !said {
+                warn!("another process keeps a broker in step with this database; this one waits. Two brokers need two databases");
+                said = true;
+            }
+            wait(self.stop, ASK_EVERY, std::future::pending()).await;
+        }
+        Ok(false)
+    }
+}
+
+/// Waits for `event`, for `span`, or for `stop`.
+async fn wait(stop: &CancellationToken, span: Duration, event: impl Future<Output = Option<()>>) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(span) => {}
+        _ = event => {}
     }
 }
 

@@ -1,6 +1,7 @@
 //! One change: what the database says, put in place of what the broker reads, and proven; or taken back.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 use tokio_postgres::{Client, IsolationLevel};
 use tracing::{error, info, warn};
@@ -17,6 +18,9 @@ use crate::mqtt::connection::Connection;
 use crate::protocol::topic::TopicTree;
 
 use super::prove::{Unproven, prove};
+
+/// How long taking over one session may take.
+const TAKEOVER_WITHIN: Duration = Duration::from_secs(2);
 
 const APPLIED: &str = "UPDATE broker_access SET applied_version = $1, applied_at = now(), alarm = NULL, alarm_at = NULL";
 const ALARM: &str = "UPDATE broker_access SET alarm = $1, alarm_at = coalesce(alarm_at, now())";
@@ -115,9 +119,11 @@ impl Applier {
     /// # Errors
     /// See [`ApplyError`].
     pub async fn apply(&self, client: &mut Client) -> Result<Applied, ApplyError> {
-        let outcome = self.try_apply(client).await;
+        let locked = self.lock().await?;
+        let outcome = self.try_apply(client, &locked).await;
         match &outcome {
             Ok(applied) => {
+                // Still locked: a slower writer would set it back.
                 client.execute(APPLIED, &[&applied.version]).await?;
                 info!(
                     version = applied.version,
@@ -125,22 +131,22 @@ impl Applier {
                     proven = applied.proven,
                     "access applied"
                 );
+                if applied.proven {
+                    self.settle_sessions(&locked).await?;
+                }
             }
             Err(error) => {
                 error!(%error, "who may do what could not be changed at the broker");
-                client.execute(ALARM, &[&error.to_string()]).await?;
-                if matches!(error, ApplyError::RolledBack(_) | ApplyError::Lost { .. }) {
-                    let actor = Actor::of_command_line();
-                    let act = Act::new(&actor, Action::BrokerRollback, "access", Outcome::Failed).with("why", error.to_string());
-                    audit::record(client, &act).await?;
+                // What is wrong with the broker matters more than that the database cannot be told.
+                if let Err(unsaid) = raise_alarm(client, error).await {
+                    error!(error = describe(&unsaid), "the alarm could not be raised in the database");
                 }
             }
         }
         outcome
     }
 
-    async fn try_apply(&self, client: &mut Client) -> Result<Applied, ApplyError> {
-        let locked = self.lock().await?;
+    async fn try_apply(&self, client: &mut Client, locked: &Locked) -> Result<Applied, ApplyError> {
         // One moment's: the version and the users that it stands for.
         let moment = client
             .build_transaction()
@@ -151,21 +157,22 @@ impl Applier {
         let (version, users) = users::snapshot(&moment).await?;
         moment.commit().await?;
         let set = self.set(users)?;
-        let before = self.shelf.members();
-        self.shelf.put(&locked, &set)?;
+        // Kept before the set is put in place: afterwards nobody would know who was there.
+        let gone = self.shelf.members().into_iter().chain(self.shelf.owing());
+        self.shelf.owe(locked, &gone.filter(|name| !set.members.contains(name)).collect())?;
+        self.shelf.put(locked, &set)?;
         let running = match self.process.reload() {
             Ok(running) => running,
             Err(error) => {
-                self.shelf.take_back(&locked)?;
+                self.shelf.take_back(locked)?;
                 return Err(error.into());
             }
         };
-        if running && let Err(new) = prove(&self.listeners, &set.canary).await {
-            return Err(self.roll_back(&locked, new).await);
-        }
         if running {
-            let gone: Vec<&str> = before.difference(&set.members).map(String::as_str).collect();
-            self.end_sessions(&gone).await;
+            match prove(&self.listeners, &set.canary).await {
+                Ok(()) => self.shelf.mark_proven(locked)?,
+                Err(new) => return Err(self.roll_back(locked, new).await),
+            }
         }
         Ok(Applied {
             version,
@@ -179,15 +186,33 @@ impl Applier {
     /// # Errors
     /// [`ApplyError::Unproven`], or the file system's.
     pub async fn prove(&self) -> Result<(), ApplyError> {
-        Ok(prove(&self.listeners, &self.shelf.canary()?).await?)
+        let locked = self.lock().await?;
+        self.prove_in_place(&locked).await
     }
 
-    async fn lock(&self) -> Result<Arc<Locked>, ApplyError> {
+    /// Tells the broker to read its files again, such as certificates, and proves that it does as before. Returns whether
+    /// there was a broker to tell.
+    ///
+    /// # Errors
+    /// See [`ApplyError`].
+    pub async fn reload(&self) -> Result<bool, ApplyError> {
+        let locked = self.lock().await?;
+        let running = self.process.reload()?;
+        if running {
+            self.prove_in_place(&locked).await?;
+        }
+        Ok(running)
+    }
+
+    async fn prove_in_place(&self, locked: &Locked) -> Result<(), ApplyError> {
+        prove(&self.listeners, &self.shelf.canary()?).await?;
+        Ok(self.shelf.mark_proven(locked)?)
+    }
+
+    async fn lock(&self) -> Result<Locked, ApplyError> {
         let shelf = self.shelf.clone();
-        let locked = tokio::task::spawn_blocking(move || shelf.lock())
-            .await
-            .expect("waiting for a lock does not panic")?;
-        Ok(Arc::new(locked))
+        let locked = tokio::task::spawn_blocking(move || shelf.lock()).await;
+        Ok(locked.expect("waiting for a lock does not panic")?)
     }
 
     fn set(&self, users: Vec<User>) -> Result<AccessSet, ApplyError> {
@@ -201,7 +226,7 @@ impl Applier {
         let back = async {
             self.shelf.take_back(locked)?;
             self.process.reload()?;
-            self.prove().await
+            self.prove_in_place(locked).await
         };
         match back.await {
             Ok(()) => ApplyError::RolledBack(new),
@@ -212,19 +237,48 @@ impl Applier {
     /// Ends the sessions of those who may no longer log in. Who has a password was disconnected by the reload; who has a
     /// certificate was not, and what was queued for either is still there. A client that connects under the name takes the
     /// session over, and takes it along when it leaves: at the other listeners a user's name is its client id.
-    pub async fn end_sessions(&self, names: &[&str]) {
-        let (Some(staff), false) = (self.listeners.first(), names.is_empty()) else {
-            return;
+    ///
+    /// Returns those whose session could not be ended.
+    pub async fn end_sessions(&self, names: BTreeSet<String>) -> BTreeSet<String> {
+        let (Some(staff), Ok(canary)) = (self.listeners.first(), self.shelf.canary()) else {
+            return names;
         };
-        let Ok(canary) = self.shelf.canary() else { return };
-        let config = staff.errand(&canary.name, canary.password);
-        for name in names {
-            match Connection::open(&config, name).await {
+        let config = MqttConfig {
+            connect_timeout: TAKEOVER_WITHIN,
+            ..staff.errand(&canary.name, canary.password)
+        };
+        let mut left = names;
+        while let Some(name) = left.first().cloned() {
+            match Connection::open(&config, &name).await {
                 Ok((connection, _)) => drop(connection.disconnect(true).await),
-                Err(error) => warn!(user = name, %error, "the session of a user who may no longer log in could not be ended"),
+                Err(error) => {
+                    warn!(user = name, %error, "the session of a user who may no longer log in could not be ended; it is tried again");
+                    break;
+                }
             }
+            left.remove(&name);
         }
+        left
     }
+
+    async fn settle_sessions(&self, locked: &Locked) -> Result<(), ApplyError> {
+        let owing = self.shelf.owing();
+        if !owing.is_empty() {
+            let left = self.end_sessions(owing).await;
+            self.shelf.owe(locked, &left)?;
+        }
+        Ok(())
+    }
+}
+
+async fn raise_alarm(client: &Client, error: &ApplyError) -> Result<(), tokio_postgres::Error> {
+    client.execute(ALARM, &[&error.to_string()]).await?;
+    if matches!(error, ApplyError::RolledBack(_) | ApplyError::Lost { .. }) {
+        let actor = Actor::of_command_line();
+        let act = Act::new(&actor, Action::BrokerRollback, "access", Outcome::Failed).with("why", error.to_string());
+        audit::record(client, &act).await?;
+    }
+    Ok(())
 }
 
 fn member(user: User) -> Result<(Member, Option<Hash>), ApplyError> {

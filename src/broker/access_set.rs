@@ -11,8 +11,9 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
+
+use nix::unistd::Uid;
 
 use crate::observe::secret::Secret;
 use crate::protocol::id::Username;
@@ -31,6 +32,8 @@ const ACL: &str = "acl";
 const ACL_DEVICES: &str = "acl.devices";
 const CANARY: &str = "canary";
 const MEMBERS: &str = "members";
+/// Is there once the set was proven.
+const PROVEN: &str = "proven";
 
 /// Who proves that a set is in force: a user that only this set knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -199,7 +202,7 @@ fn check(file: &'static str, text: &str, mut fine: impl FnMut(&str) -> Result<()
 #[derive(Debug, Clone)]
 pub struct Shelf {
     paths: Paths,
-    owner: Option<(u32, u32)>,
+    group: Option<u32>,
 }
 
 /// Held while the set is changed: two writers would take each other's work for their own.
@@ -207,10 +210,14 @@ pub struct Shelf {
 pub struct Locked(#[expect(dead_code, reason = "held, and let go when dropped")] File);
 
 impl Shelf {
-    /// The sets of the broker at `paths`, whose files are given to `owner` (user and group), unless they are to stay ours.
+    /// The sets of the broker at `paths`, which reads them as a member of the group of `account` (user and group), unless it
+    /// runs as we do.
     #[must_use]
-    pub fn new(paths: Paths, owner: Option<(u32, u32)>) -> Self {
-        Self { paths, owner }
+    pub fn new(paths: Paths, account: Option<(u32, u32)>) -> Self {
+        Self {
+            paths,
+            group: account.map(|(_, group)| group),
+        }
     }
 
     /// Waits until no other process changes the set. Blocks.
@@ -227,22 +234,67 @@ impl Shelf {
     /// Nothing has changed then.
     pub fn put(&self, _locked: &Locked, set: &AccessSet) -> Result<(), AccessSetError> {
         set.validate()?;
-        let (next, last) = (self.beside("next"), self.beside("last"));
-        remove(&next)?;
-        disk::create_folder(&next, 0o700)?;
-        for (name, text) in set.files() {
-            disk::write_new(&next.join(name), text.as_bytes(), disk::PRIVATE, self.owner)?;
+        let (access, next, last) = (self.paths.access(), self.beside("next"), self.beside("last"));
+        if next.join(PROVEN).exists() {
+            // Killed after the exchange: this was in place, and is the last that was proven.
+            remove(&last)?;
+            fs::rename(&next, &last).map_err(FileError::at(&last))?;
         }
-        if let Some((user, group)) = self.owner {
-            chown(&next, Some(user), Some(group)).map_err(FileError::at(&next))?;
+        remove(&next)?;
+        // Ours, so that whoever has the broker's account cannot put other files into it; the broker passes through and reads.
+        let (folder_mode, file_mode, owner) = match self.group {
+            None => (0o700, disk::PRIVATE, None),
+            Some(group) => (0o711, 0o640, Some((Uid::effective().as_raw(), group))),
+        };
+        disk::create_folder(&next, folder_mode)?;
+        for (name, text) in set.files() {
+            disk::write_new(&next.join(name), text.as_bytes(), file_mode, owner)?;
         }
         disk::sync_folder(&next)?;
-        remove(&last)?;
-        disk::swap_in(&next, &self.paths.access(), &last)?;
+        // What was never proven is nothing to go back to.
+        let old = if access.join(PROVEN).exists() {
+            last
+        } else {
+            self.beside("refused")
+        };
+        remove(&old)?;
+        disk::swap_in(&next, &access, &old)?;
         Ok(())
     }
 
-    /// Puts the set back that was in place before the last [`Shelf::put`]; the one it takes away is kept as `access.refused`.
+    /// Notes that the set in place was proven: from now on it can be gone back to.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn mark_proven(&self, _locked: &Locked) -> Result<(), AccessSetError> {
+        let mark = self.paths.access().join(PROVEN);
+        if !mark.exists() {
+            disk::write_new(&mark, b"", disk::PRIVATE, None)?;
+        }
+        Ok(())
+    }
+
+    /// Names whose sessions are still to be ended.
+    #[must_use]
+    pub fn owing(&self) -> BTreeSet<String> {
+        let text = fs::read_to_string(self.beside("owing")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Keeps these names, whose sessions are to be ended, from one attempt to the next.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn owe(&self, _locked: &Locked, names: &BTreeSet<String>) -> Result<(), AccessSetError> {
+        let path = self.beside("owing");
+        if names.is_empty() {
+            return Ok(disk::remove_if_there(&path)?);
+        }
+        let text: String = names.iter().map(|name| format!("{name}\n")).collect();
+        Ok(disk::replace(&path, text.as_bytes(), disk::PRIVATE, None)?)
+    }
+
+    /// Puts the set back that was the last proven one; the one it takes away is kept as `access.refused`.
     ///
     /// # Errors
     /// [`AccessSetError::NoEarlier`], or the file system's.
@@ -331,6 +383,7 @@ mod tests {
         assert!(matches!(shelf.take_back(&locked), Err(AccessSetError::NoEarlier(_))));
         for (names, topic) in [(["a", "b"], "1"), (["a", "c"], "2"), (["d", "e"], "3")] {
             shelf.put(&locked, &set(&names, topic)).expect("a sound set");
+            shelf.mark_proven(&locked).expect("it is ours");
             assert_eq!(shelf.canary().expect("it is there").allowed, topic);
             assert_eq!(shelf.members(), names.map(str::to_owned).into());
         }
@@ -339,6 +392,25 @@ mod tests {
         assert_eq!((canary.allowed.as_str(), canary.password.reveal()), ("2", "a:b"));
         let passwords = fs::read_to_string(folder.path().join("access/passwords")).expect("it is there");
         assert!(passwords.contains("c:$7$") && !passwords.contains("d:$7$"));
+    }
+
+    #[test]
+    fn only_what_was_proven_is_gone_back_to() {
+        let (folder, shelf) = shelf();
+        let locked = shelf.lock().expect("nobody else");
+        shelf.put(&locked, &set(&["good"], "1")).expect("a sound set");
+        shelf.mark_proven(&locked).expect("it is ours");
+        for name in ["never", "proven"] {
+            shelf.put(&locked, &set(&[name], "2")).expect("a sound set");
+        }
+        shelf.take_back(&locked).expect("there is one");
+        assert_eq!(shelf.members(), ["good".to_owned()].into());
+        // Killed between the exchange and the renaming: the good one is called next.
+        shelf.put(&locked, &set(&["never"], "3")).expect("a sound set");
+        fs::rename(folder.path().join("access.last"), folder.path().join("access.next")).expect("it is ours");
+        shelf.put(&locked, &set(&["proven"], "4")).expect("a sound set");
+        shelf.take_back(&locked).expect("there is one");
+        assert_eq!(shelf.members(), ["good".to_owned()].into());
     }
 
     #[test]

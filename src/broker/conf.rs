@@ -136,6 +136,16 @@ pub fn render(paths: &Paths, listeners: &[Listener], changed: &[(&str, &str)]) -
 }
 
 impl Listener {
+    /// The address at which it is reached from this machine.
+    #[must_use]
+    pub fn reached_at(&self) -> &str {
+        match self.address.as_str() {
+            "0.0.0.0" => "127.0.0.1",
+            "::" => "::1",
+            own => own,
+        }
+    }
+
     fn render(&self, paths: &Paths, text: &mut String) {
         let (access, certs) = (paths.access(), paths.certs());
         let mut line = |setting: &str, value: &str| {

@@ -6,8 +6,9 @@ use tokio_postgres::{Error, GenericClient};
 use crate::protocol::id::{GroupId, Username};
 use crate::protocol::rights::Role;
 
-/// Names that no user may have, for the broker's files use them for something else.
-const RESERVED: [&str; 1] = [CANARY];
+/// With what the service's own client ids begin, and the canary's name. At the devices' listeners a name is a client id: a device of
+/// such a name would take over the service's sessions.
+const RESERVED: &str = "iotflow-";
 /// The name under which each change of the broker's files is proven.
 pub const CANARY: &str = "iotflow-canary";
 
@@ -36,7 +37,7 @@ pub enum UserError {
     #[error("there is no user {0}")]
     Unknown(Username),
     /// The name has another use.
-    #[error("the name {0} is the broker's own")]
+    #[error("{0}: names that begin with iotflow- are the service's own")]
     Reserved(Username),
     /// What is stored is not of the grammar: somebody wrote it by other means.
     #[error("broker_users has a row that cannot be used: {0}")]
@@ -61,12 +62,18 @@ pub struct User {
     pub groups: Vec<GroupId>,
 }
 
+/// Whether the name is of the service's own sessions.
+#[must_use]
+pub fn is_reserved(username: &Username) -> bool {
+    username.as_str().starts_with(RESERVED)
+}
+
 /// Adds a user.
 ///
 /// # Errors
 /// [`UserError::Exists`], [`UserError::Reserved`], or the database's.
 pub async fn create(client: &impl GenericClient, username: &Username, role: Role, password_hash: Option<&str>) -> Result<(), UserError> {
-    if RESERVED.contains(&username.as_str()) {
+    if is_reserved(username) {
         return Err(UserError::Reserved(username.clone()));
     }
     match client.execute(INSERT, &[&username.as_str(), &role.as_str(), &password_hash]).await {

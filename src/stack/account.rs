@@ -77,6 +77,40 @@ impl Account {
         self.own(path)
     }
 
+    /// Makes `path` a folder that is ours and that the account can pass through: what is given to the account lies in it, and
+    /// cannot be put elsewhere, or be made a link to something of ours, by whoever has the account.
+    ///
+    /// # Errors
+    /// The system's; also where `path` is there and is no folder of ours.
+    pub fn create_passage(&self, path: &Path) -> io::Result<()> {
+        use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+        let mode = if self.lent { 0o711 } else { 0o700 };
+        match std::fs::DirBuilder::new().mode(mode).create(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            made => drop(made),
+        }
+        let found = std::fs::symlink_metadata(path)?;
+        if !found.is_dir() || found.uid() != Uid::effective().as_raw() {
+            let why = format!("{} is there, and is no folder of ours", path.display());
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+        }
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+    }
+
+    /// Writes a file that the account can read and not change.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn share_file(&self, path: &Path, text: &str) -> io::Result<()> {
+        use std::os::unix::fs::PermissionsExt as _;
+        write_private(path, text)?;
+        if self.lent {
+            chown(path, None, Some(self.gid.as_raw()))?;
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o640))?;
+        }
+        Ok(())
+    }
+
     /// Writes a file that only the account can read.
     ///
     /// # Errors

@@ -134,13 +134,13 @@ impl Mosquitto {
 
     fn write_files(&self) -> io::Result<()> {
         let Settings { folder, conf, .. } = &self.settings;
-        self.account.create_folder(folder)?;
+        self.account.create_passage(folder)?;
         self.account.create_folder(&folder.join("data"))?;
         // The broker writes into it too, and it is made before the broker runs.
         let log = folder.join("mosquitto.log");
         std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&log)?;
         self.account.own(&log)?;
-        self.account.write_file(&folder.join("mosquitto.conf"), conf)
+        self.account.share_file(&folder.join("mosquitto.conf"), conf)
     }
 
     fn io_error(&self, source: io::Error) -> MosquittoError {

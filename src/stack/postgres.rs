@@ -153,10 +153,11 @@ impl Postgres {
 
     fn initialise(&self) -> Result<(), PostgresError> {
         let failed = |source| io_error(&self.settings.folder, source);
-        self.account.create_folder(&self.settings.folder).map_err(failed)?;
+        self.account.create_passage(&self.settings.folder).map_err(failed)?;
         if self.data().join("PG_VERSION").exists() {
             return Ok(());
         }
+        self.account.create_folder(&self.data()).map_err(failed)?;
         let password_file = self.settings.folder.join("initial-password");
         self.account
             .write_file(&password_file, self.settings.password.reveal())

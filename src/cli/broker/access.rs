@@ -1,5 +1,6 @@
 //! A change of who may do what: into the database, and waited for until the broker obeys it.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -7,6 +8,7 @@ use tokio_postgres::{Client, Transaction};
 
 use crate::access::agent;
 use crate::cli::installation::folder::{Installation, Settings};
+use crate::cli::{EXIT_FAILED, EXIT_OK};
 use crate::db::config::Config as DbConfig;
 use crate::db::{migrate, pool};
 use crate::identity::audit::{self, Act, Action, Actor, Outcome};
@@ -35,21 +37,29 @@ pub(super) struct Registry {
 }
 
 /// Whether a change is in force.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum InForce {
     /// The broker was proven to obey it.
     Now,
     /// The files are written; there is no broker that reads them yet.
     WhenStarted,
+    /// It is in the database, and the broker does not obey it yet, for this reason.
+    NotYet(String),
 }
 
 impl InForce {
     /// A few words to end a sentence with.
-    pub(super) fn words(self) -> &'static str {
+    pub(super) fn words(&self) -> String {
         match self {
-            Self::Now => "in force at the broker",
-            Self::WhenStarted => "in force when the broker is started",
+            Self::Now => "in force at the broker".to_owned(),
+            Self::WhenStarted => "in force when the broker is started".to_owned(),
+            Self::NotYet(why) => format!("NOT YET in force at the broker: {why}"),
         }
+    }
+
+    /// How the command ends.
+    pub(super) fn exit(&self) -> ExitCode {
+        ExitCode::from(if matches!(self, Self::NotYet(_)) { EXIT_FAILED } else { EXIT_OK })
     }
 }
 
@@ -88,7 +98,11 @@ impl Registry {
         };
         audit::record(&transaction, &Act::new(&actor, action, username.as_str(), Outcome::Done)).await?;
         transaction.commit().await?;
-        let in_force = self.until_in_force().await?;
+        // It is done, and the caller has a password to show: that it is not in force yet is no reason to keep it.
+        let in_force = self
+            .until_in_force()
+            .await
+            .unwrap_or_else(|error| InForce::NotYet(format!("{error:#}")));
         Ok((done, in_force))
     }
 
@@ -102,13 +116,11 @@ impl Registry {
             }
             let kept = agent::is_at_work(&self.client).await?;
             if !kept && self.compose && begun.elapsed() > AGENT_WITHIN {
-                bail!(
-                    "the change is in the database, and {AGENT}, which brings it to the broker, is not running: docker compose up --detach {AGENT}"
-                );
+                bail!("{AGENT}, which brings it there, is not running: docker compose up --detach {AGENT}");
             }
             if !kept && !self.compose {
                 // Not there before the first start.
-                Account::for_servers()?.create_folder(&self.installation.broker().folder)?;
+                Account::for_servers()?.create_passage(&self.installation.broker().folder)?;
                 let applied = self.installation.applier(&self.settings)?.apply(&mut self.client).await?;
                 return Ok(if applied.proven { InForce::Now } else { InForce::WhenStarted });
             }
@@ -116,7 +128,7 @@ impl Registry {
                 let why = row
                     .get::<_, Option<String>>(2)
                     .unwrap_or_else(|| "the broker's keeper is slow".to_owned());
-                bail!("the change is in the database, and not yet in force at the broker: {why}");
+                bail!(why);
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }

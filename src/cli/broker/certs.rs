@@ -15,7 +15,8 @@ use crate::broker::certs::serial::Serial;
 use crate::cli::installation::folder::Installation;
 use crate::cli::{DATA, EXIT_FAILED, EXIT_OK, Sources, database, runtime};
 use crate::identity::audit::{self, Act, Action, Actor, Outcome};
-use crate::protocol::id::{DeviceId, DeviceIdRef};
+use crate::identity::users::is_reserved;
+use crate::protocol::id::{DeviceId, DeviceIdRef, Username};
 use crate::stack::account::Account;
 
 use super::place::Place;
@@ -168,6 +169,9 @@ fn which(command: Command) -> Command {
 }
 
 fn device_id(text: &str) -> Result<DeviceId, String> {
+    if Username::parse(text).is_ok_and(|name| is_reserved(&name)) {
+        return Err(format!("{text}: names that begin with iotflow- are the service's own"));
+    }
     DeviceIdRef::parse(text)
         .map(DeviceIdRef::to_owned)
         .map_err(|error| error.to_string())
@@ -207,18 +211,32 @@ pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 
 /// Tells the broker of a change, ends the sessions of who was revoked, and puts it on record.
 async fn after(asked: &Asked<'_>, installation: &Installation, change: &Change) -> anyhow::Result<()> {
-    let settings = installation.settings()?.context("it is there")?;
+    let mut settings = installation.settings()?.context("it is there")?;
+    if let Some(server) = change.issued.iter().find(|record| record.kind == Kind::Server) {
+        // What it is reached by, from now on: the supervisor renews for these names.
+        settings.names.clone_from(&server.names);
+        installation.remember(&settings)?;
+    }
     let applier = installation.applier(&settings)?;
-    if change.concerns_broker && applier.process.reload()? {
-        let revoked: Vec<&str> = change
-            .revoked
-            .iter()
-            .filter(|record| record.kind == Kind::Device)
-            .map(|record| record.common_name.as_str())
-            .collect();
-        applier.end_sessions(&revoked).await;
+    // Without a broker's certificate its listeners would be left without one.
+    if change.issued.iter().any(|record| record.kind == Kind::Ca)
+        && let Some(certificates) = installation.certificates(&settings)
+    {
+        certificates.keep()?;
+    }
+    if change.concerns_broker && applier.reload().await? {
+        let devices = change.revoked.iter().filter(|record| record.kind == Kind::Device);
+        let left = applier
+            .end_sessions(devices.map(|record| record.common_name.clone()).collect())
+            .await;
+        if !left.is_empty() {
+            eprintln!(
+                "iotflow: connections of these are still open: {}",
+                left.into_iter().collect::<Vec<_>>().join(", ")
+            );
+        }
         if !asked.json {
-            println!("The broker has read it.");
+            println!("The broker has read it, and was proven to.");
         }
     }
     let entries = change

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::broker::certs::authority::Authority;
 use crate::cli::installation::certificates::LEAF_VALIDITY;
 use crate::cli::installation::folder::replace;
-use crate::cli::{EXIT_OK, runtime};
+use crate::cli::runtime;
 use crate::devices::registry;
 use crate::identity::audit::Action;
 use crate::identity::users;
@@ -79,12 +79,14 @@ pub(super) fn generate(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
             .change(Action::DeviceCreate, &username, async |transaction| {
                 users::create(transaction, &username, Role::Device, hash.as_ref().map(|hash| hash.as_str())).await?;
                 registry::register(transaction, device).await?;
+                // Before the commit: a device whose credentials could not be written down would have none.
+                replace(&file, &login.variables())?;
+                login.write_options(&clients)?;
+                // Last, for nothing takes a certificate back but a revocation.
                 if by_certificate {
                     Authority::open(&certs)?.issue_device(device, LEAF_VALIDITY)?;
                 }
-                // Before the commit: a device whose credentials could not be written down would have none.
-                replace(&file, &login.variables())?;
-                login.write_options(&clients)
+                Ok(())
             })
             .await?;
         let line = login.line(&asked.data.join("clients").join(username.as_str()));
@@ -100,7 +102,7 @@ pub(super) fn generate(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
             ),
             &answer,
         );
-        Ok(ExitCode::from(EXIT_OK))
+        Ok(in_force.exit())
     })
 }
 

@@ -97,7 +97,7 @@ impl Login {
     /// A line that publishes a reading as the device, with the options in `folder`.
     pub(super) fn line(&self, folder: &Path) -> String {
         format!(
-            "XDG_CONFIG_HOME={} mosquitto_pub -t {} -m '{{\"temperature\":23.5,\"humidity\":65.2}}'",
+            "XDG_CONFIG_HOME='{}' mosquitto_pub -t {} -m '{{\"temperature\":23.5,\"humidity\":65.2}}'",
             folder.display(),
             self.topic
         )

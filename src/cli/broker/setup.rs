@@ -36,7 +36,7 @@ pub(super) fn commands() -> Vec<Command> {
 pub(super) fn setup(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
     let sources = Sources::new(asked.matches)?;
     let config = sources.config()?;
-    let known = known(&asked.data)?;
+    let known = known(&asked.data)?.filter(|settings| !settings.improvised);
     let again = known.is_some();
     let mut settings = known.unwrap_or_else(|| Settings::usual(&config.ingest.base_topic, false));
     if sources.is_set("MQTT_BASE_TOPIC") {

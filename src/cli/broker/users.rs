@@ -132,7 +132,7 @@ pub(super) fn setup_admin(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
             &username,
             made.then_some(&password),
         );
-        Ok(ExitCode::from(EXIT_OK))
+        Ok(in_force.exit())
     })
 }
 
@@ -156,7 +156,7 @@ pub(super) fn create(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
             .await?;
         let what = format!("Created the user {username} ({role}); {}", in_force.words());
         say(asked, &what, &username, made.then_some(&password));
-        Ok(ExitCode::from(EXIT_OK))
+        Ok(in_force.exit())
     })
 }
 
@@ -172,7 +172,7 @@ pub(super) fn rotate(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
             .await?;
         let what = format!("Changed the password of {username}; {}", in_force.words());
         say(asked, &what, &username, made.then_some(&password));
-        Ok(ExitCode::from(EXIT_OK))
+        Ok(in_force.exit())
     })
 }
 
@@ -199,7 +199,7 @@ pub(super) fn delete(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
             &username,
             None,
         );
-        Ok(ExitCode::from(EXIT_OK))
+        Ok(in_force.exit())
     })
 }
 
@@ -228,7 +228,7 @@ pub(super) fn disable(asked: &Asked<'_>, disabled: bool) -> anyhow::Result<ExitC
             .await?;
         let what = if disabled { "Shut out the user" } else { "Let in the user" };
         say(asked, &format!("{what} {username}; {}", in_force.words()), &username, None);
-        Ok(ExitCode::from(EXIT_OK))
+        Ok(in_force.exit())
     })
 }
 

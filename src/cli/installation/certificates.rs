@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::broker::certs::authority::{Authority, CA_CERTIFICATE, Existing, Old};
+use crate::broker::certs::authority::{Authority, CA_CERTIFICATE, CRL, Existing, Old, SERVER_CERTIFICATE, SERVER_KEY};
 use crate::broker::certs::error::AuthorityError;
 use crate::broker::certs::index::{Kind, Which};
 use crate::broker::certs::listing::{Entry, State};
@@ -32,6 +32,13 @@ pub(in crate::cli) struct Certificates {
 }
 
 impl Certificates {
+    /// Whether all is there that the broker reads.
+    pub(in crate::cli) fn is_complete(&self) -> bool {
+        [CA_CERTIFICATE, CRL, SERVER_CERTIFICATE, SERVER_KEY]
+            .iter()
+            .all(|file| self.folder.join(file).exists())
+    }
+
     /// Makes what is missing, and renews what ends soon: the authority (made once, renewed by people alone, for everybody must
     /// be told), the server's certificate, the canary's, the revocation list. Returns whether the broker has something to read
     /// again. Blocks.

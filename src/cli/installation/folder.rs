@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -14,6 +16,9 @@ use crate::broker::passwords;
 use crate::observe::secret::Secret;
 use crate::stack::account::{Account, write_private};
 
+/// How often, and after which pause, the folder is tried to be taken.
+const LOCK_TRIES: u32 = 20;
+const LOCK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// The file with the variables, as in `.env`.
 const ENV: &str = "env";
 /// The usual ports: of MQTT (1883, 8883 by IANA), of WebSockets as the mission has it, and the two between them.
@@ -34,6 +39,9 @@ pub(in crate::cli) struct Settings {
     pub(in crate::cli) listeners: Vec<Listener>,
     /// The names and addresses under which devices reach it: they stand in its certificate.
     pub(in crate::cli) names: Vec<String>,
+    /// Whether nobody asked for these: `up` made them, and `setup` makes others.
+    #[serde(default)]
+    pub(in crate::cli) improvised: bool,
     /// Whether its database is a private PostgreSQL in the same folder; else its URL is among the secrets.
     pub(in crate::cli) own_database: bool,
 }
@@ -58,6 +66,7 @@ impl Settings {
                 .collect(),
             names: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
             own_database: true,
+            improvised: false,
         }
     }
 
@@ -65,6 +74,23 @@ impl Settings {
     pub(in crate::cli) fn public_name(&self) -> &str {
         let own = |name: &&String| Settings::usual("x", false).names.contains(name);
         self.names.iter().find(|name| !own(name)).map_or("localhost", String::as_str)
+    }
+
+    /// The listener of this kind.
+    pub(in crate::cli) fn listener(&self, kind: Kind) -> Option<&Listener> {
+        self.listeners.iter().find(|listener| listener.kind == kind)
+    }
+
+    /// All names that stand in the broker's certificate: those given, and the addresses where it listens by TLS.
+    pub(in crate::cli) fn certificate_names(&self) -> Vec<String> {
+        let mut names = self.names.clone();
+        for listener in self.listeners.iter().filter(|it| matches!(it.kind, Kind::Tls | Kind::MutualTls)) {
+            let address = listener.reached_at().to_owned();
+            if !names.contains(&address) {
+                names.push(address);
+            }
+        }
+        names
     }
 
     /// The port of the listener of this kind.
@@ -172,42 +198,58 @@ impl Installation {
     /// Takes the folder for this process: two would fight over the servers' files. `Err` says who has it.
     pub(in crate::cli) fn take(&self) -> anyhow::Result<Taken> {
         let path = self.data.join("run.lock");
-        let file = fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(&path)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => {
+        // Only for us: whoever can open it can lock it.
+        let open = || {
+            fs::OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .read(true)
+                .write(true)
+                .mode(0o600)
+                .open(&path)
+        };
+        for _ in 0..LOCK_TRIES {
+            if let Ok(lock) = Flock::lock(open()?, FlockArg::LockExclusiveNonblock) {
                 fs::write(&path, format!("{}\n", std::process::id()))?;
-                Ok(Taken { _lock: lock, path })
+                return Ok(Taken { _lock: lock, path });
             }
-            Err(_) => bail!(
-                "the servers of {} are running already (process {}); stop them first: ./mqtt_manage.sh stop",
-                self.data.display(),
-                fs::read_to_string(&path)
-                    .unwrap_or_default()
-                    .split_whitespace()
-                    .next()
-                    .unwrap_or("unknown")
-            ),
+            // Somebody who only asks holds it for a moment.
+            std::thread::sleep(LOCK_AGAIN_AFTER);
         }
+        bail!(
+            "the servers of {} are running already (process {}); stop them first: ./mqtt_manage.sh stop",
+            self.data.display(),
+            fs::read_to_string(&path)
+                .unwrap_or_default()
+                .split_whitespace()
+                .next()
+                .unwrap_or("unknown")
+        );
     }
 
     /// The process that runs the servers of this folder, and whether it has said that they are ready.
     pub(in crate::cli) fn runner(&self) -> anyhow::Result<Option<(i32, bool)>> {
         let path = self.data.join("run.lock");
-        let Ok(file) = fs::OpenOptions::new().read(true).write(true).open(&path) else {
-            return Ok(None);
+        let file = match fs::OpenOptions::new().read(true).open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.with_context(|| path.display().to_string())?,
         };
-        if Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok() {
+        // Shared: two who ask are not in each other's way.
+        if Flock::lock(file, FlockArg::LockSharedNonblock).is_ok() {
             return Ok(None);
         }
         let text = fs::read_to_string(&path)?;
         let mut words = text.split_whitespace();
-        let pid = words.next().and_then(|word| word.parse().ok());
+        let is_ours = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == "iotflow");
+        let pid = words.next().and_then(|word| word.parse().ok()).filter(is_ours);
         Ok(pid.map(|pid| (pid, words.next() == Some("ready"))))
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        // A number that stayed would be somebody else's one day.
+        drop(fs::write(&self.path, ""));
     }
 }
 
@@ -250,7 +292,8 @@ fn servers_folder(data: &Path) -> anyhow::Result<PathBuf> {
         return Ok(data.to_owned());
     }
     let elsewhere = PathBuf::from(format!("/var/tmp/iotflow-{:016x}", xxh3_64(data.as_os_str().as_encoded_bytes())));
-    fs::create_dir_all(&elsewhere)?;
+    // Everybody can make a folder there, and whoever makes this one first must not get our files into it.
+    account.create_passage(&elsewhere)?;
     fs::write(data.join("elsewhere"), format!("{}\n", elsewhere.display()))?;
     Ok(elsewhere)
 }

@@ -1,8 +1,11 @@
 //! The servers of an installation: PostgreSQL, where no other database is named, and Mosquitto with what the database says.
 
+use std::net::TcpListener;
+
 use anyhow::Context as _;
 use tokio::task::spawn_blocking;
 use tokio_postgres::Client;
+use tracing::warn;
 
 use crate::access::apply::Applier;
 use crate::broker::access_set::Shelf;
@@ -104,12 +107,25 @@ impl Installation {
             seed(&client, name, *role, &self.secret(secret)?).await?;
         }
         let paths = self.broker();
-        Account::for_servers()?.create_folder(&paths.folder)?;
+        Account::for_servers()?.create_passage(&paths.folder)?;
         let certificates = self.certificates(settings);
         if let Some(certificates) = certificates.clone() {
-            spawn_blocking(move || certificates.keep())
-                .await?
-                .context("the broker's certificates")?;
+            let complete = certificates.is_complete();
+            match spawn_blocking(move || certificates.keep()).await? {
+                // As where the authority's key is kept elsewhere: what is there serves until it is over, and doctor says when.
+                Err(error) if complete => warn!(error = format!("{error:#}"), "certificates could not be renewed"),
+                kept => drop(kept.context("the broker's certificates")?),
+            }
+        }
+        for listener in &settings.listeners {
+            TcpListener::bind((listener.address.as_str(), listener.port)).with_context(|| {
+                format!(
+                    "{}:{} cannot be listened on; another broker may be there (Debian starts its own: systemctl disable --now mosquitto), or choose another place: setup --listener {}=ADDRESS:PORT",
+                    listener.address,
+                    listener.port,
+                    serde_json::to_value(listener.kind).ok().and_then(|kind| kind.as_str().map(str::to_owned)).unwrap_or_default()
+                )
+            })?;
         }
         let mut mosquitto = Mosquitto::prepare(mosquitto::Settings {
             folder: paths.folder.clone(),
@@ -121,8 +137,10 @@ impl Installation {
         applier.apply(&mut client).await?;
         mosquitto.resume().await?;
         if let Err(error) = applier.prove().await {
+            let words = mosquitto.process().map(|process| process.last_words()).unwrap_or_default();
             mosquitto.halt(nix::sys::signal::Signal::SIGTERM)?;
-            return Err(error).context("the broker was started, does not do as it must, and was stopped");
+            return Err(error)
+                .with_context(|| format!("the broker was started, does not do as it must, and was stopped; it said:\n{words}\n"));
         }
         Ok(Broker {
             mosquitto,
@@ -136,7 +154,7 @@ impl Installation {
         let wanted = settings.port(Kind::Tls).or(settings.port(Kind::MutualTls));
         wanted.map(|_| Certificates {
             folder: self.broker().certs(),
-            names: settings.names.clone(),
+            names: settings.certificate_names(),
         })
     }
 
@@ -148,9 +166,10 @@ impl Installation {
                 Kind::Tls | Kind::MutualTls => Some(certificates.as_ref()?.canary(kind == Kind::MutualTls)),
                 _ => None,
             };
+            let listener = settings.listener(kind)?;
             Some(MqttConfig {
-                host: "127.0.0.1".to_owned(),
-                port: settings.port(kind)?,
+                host: listener.reached_at().to_owned(),
+                port: listener.port,
                 tls,
                 ..MqttConfig::default()
             })
@@ -170,11 +189,13 @@ impl Installation {
         // So that no two installations, and nobody who only guesses, are in one share.
         let share = "share-name";
         self.secret(share)?;
-        let port = settings.port(Kind::Staff).context("an installation has a listener for its staff")?;
+        let staff = settings
+            .listener(Kind::Staff)
+            .context("an installation has a listener for its staff")?;
         let file = |name: &str| self.secret_file(name).display().to_string();
         self.write_env(&[
-            ("MQTT_HOST", "127.0.0.1".to_owned()),
-            ("MQTT_PORT", port.to_string()),
+            ("MQTT_HOST", staff.reached_at().to_owned()),
+            ("MQTT_PORT", staff.port.to_string()),
             ("MQTT_USERNAME", SERVICE.to_owned()),
             ("MQTT_PASSWORD_FILE", file(SERVICE_SECRET)),
             ("MQTT_BASE_TOPIC", settings.base_topic.clone()),

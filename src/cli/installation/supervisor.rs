@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
-use tokio::time::MissedTickBehavior;
+use tokio::task::{block_in_place, spawn_blocking};
+use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -18,14 +18,16 @@ use super::servers::Broker;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often certificates and the revocation list are looked at: the list, when it is over, shuts everybody out.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(3600);
+/// A change is proven, or taken back, within this.
+const FINISH_WITHIN: Duration = Duration::from_secs(25);
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 impl Broker {
     /// Runs until `stop`, then ends the broker, which saves its sessions first.
     pub(in crate::cli) async fn supervise(mut self, database: DbConfig, stop: CancellationToken) {
         let (alarm, mut alarms) = mpsc::channel(1);
-        let agent = agent::run(self.applier.clone(), database, stop.clone(), alarm);
-        tokio::pin!(agent);
+        // A task of its own: while the broker is started again, its files go on following the database.
+        let mut agent = tokio::spawn(agent::run(self.applier.clone(), database, stop.clone(), alarm));
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut certificates = tokio::time::interval(CERTIFICATES_EVERY);
@@ -34,8 +36,13 @@ impl Broker {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                () = &mut agent => break,
-                _ = certificates.tick() => self.keep_certificates().await,
+                ended = &mut agent => {
+                    error!(?ended, "the keeper of the broker's files has ended");
+                    break;
+                }
+                _ = certificates.tick() => if !self.keep_certificates().await {
+                    self.restart(&stop).await;
+                },
                 Some(why) = alarms.recv() => {
                     error!(why, "the broker is stopped and started again, for a broker that starts refuses files that it cannot read");
                     self.restart(&stop).await;
@@ -50,25 +57,40 @@ impl Broker {
                 },
             }
         }
-        if let Err(error) = self.mosquitto.halt(Signal::SIGTERM) {
+        // What it is at is finished first, or it would leave files that nobody has proven.
+        if stop.is_cancelled() && timeout(FINISH_WITHIN, agent).await.is_err() {
+            warn!("a change of who may do what was not finished");
+        }
+        self.halt();
+    }
+
+    /// Ends the broker, which saves its sessions first: this takes its time, and other tasks go on meanwhile.
+    fn halt(&mut self) {
+        if let Err(error) = block_in_place(|| self.mosquitto.halt(Signal::SIGTERM)) {
             warn!(%error, "the broker could not be ended in order");
         }
     }
 
-    /// Renews what ends soon, and tells the broker.
-    async fn keep_certificates(&self) {
-        let Some(certificates) = self.certificates.clone() else { return };
+    /// Renews what ends soon, tells the broker, and proves it. Returns whether the broker does as it must.
+    async fn keep_certificates(&self) -> bool {
+        let Some(certificates) = self.certificates.clone() else {
+            return true;
+        };
         let kept = spawn_blocking(move || certificates.keep())
             .await
             .expect("keeping certificates does not panic");
         match kept {
             Ok(false) => {}
-            Ok(true) => match self.applier.process.reload() {
+            Ok(true) => match self.applier.reload().await {
                 Ok(_) => info!("certificates were renewed, and the broker told"),
-                Err(error) => error!(%error, "certificates were renewed, and the broker could not be told"),
+                Err(error) => {
+                    error!(%error, "certificates were renewed, and the broker does not do as it must");
+                    return !error.is_open();
+                }
             },
             Err(error) => error!(error = format!("{error:#}"), "certificates could not be looked after"),
         }
+        true
     }
 
     /// Tries until the broker is up and proven, or `stop`. A broker that cannot be proven does not stay up.
@@ -82,7 +104,7 @@ impl Broker {
                 }
                 Err(error) => {
                     error!(error = format!("{error:#}"), "the broker cannot be started");
-                    drop(self.mosquitto.halt(Signal::SIGTERM));
+                    self.halt();
                 }
             }
             tokio::select! {
@@ -93,7 +115,7 @@ impl Broker {
     }
 
     async fn try_restart(&mut self) -> anyhow::Result<()> {
-        self.mosquitto.halt(Signal::SIGTERM)?;
+        self.halt();
         self.mosquitto.resume().await?;
         Ok(self.applier.prove().await?)
     }

@@ -107,16 +107,16 @@ impl Plan {
     /// What the installation was told; or for one that was told nothing, its staff's and its devices' listener, on loopback and
     /// on ports that are free.
     fn settings(&self, installation: &Installation, base_topic: &str) -> anyhow::Result<Settings> {
-        let mut settings = match installation.settings()? {
-            Some(settings) => settings,
-            None => {
-                let mut settings = Settings::usual(base_topic, false);
-                settings
-                    .listeners
-                    .retain(|listener| matches!(listener.kind, Kind::Staff | Kind::Plain));
-                settings
-            }
+        if let Some(settings) = installation.settings()?.filter(|settings| !settings.improvised) {
+            return Ok(settings);
+        }
+        let mut settings = Settings {
+            improvised: true,
+            ..Settings::usual(base_topic, false)
         };
+        settings
+            .listeners
+            .retain(|listener| matches!(listener.kind, Kind::Staff | Kind::Plain));
         for listener in &mut settings.listeners {
             listener.port = ports::usual_or_free(listener.port)?;
         }
