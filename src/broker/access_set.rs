@@ -31,6 +31,8 @@ const ACL: &str = "acl";
 const ACL_DEVICES: &str = "acl.devices";
 const CANARY: &str = "canary";
 const MEMBERS: &str = "members";
+/// The names of a set's files.
+pub const FILES: [&str; 6] = [PASSWORDS, STAFF, ACL, ACL_DEVICES, CANARY, MEMBERS];
 
 /// Who proves that a set is in force: a user that only this set knows.
 #[derive(Debug, Clone, PartialEq, Eq)]

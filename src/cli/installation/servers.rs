@@ -9,6 +9,7 @@ use crate::broker::access_set::Shelf;
 use crate::broker::conf::{self, Kind};
 use crate::broker::passwords::Hash;
 use crate::broker::process::Process;
+use crate::cli::Sources;
 use crate::db::config::Config as DbConfig;
 use crate::db::{migrate, pool};
 use crate::identity::users;
@@ -49,6 +50,18 @@ pub(in crate::cli) struct Broker {
 }
 
 impl Installation {
+    /// How to reach the database, and whether it is one that was named: by a variable, or when the installation was set up.
+    pub(in crate::cli) fn database(&self, sources: &Sources, settings: &Settings) -> anyhow::Result<(DbConfig, bool)> {
+        let mut config = sources.config()?.db;
+        let given = sources.is_set("DATABASE_URL");
+        if !given && !settings.own_database {
+            config.url = self
+                .known_secret(DATABASE_SECRET)?
+                .context("the URL of the database was not kept; DATABASE_URL is expected")?;
+        }
+        Ok((config, given || !settings.own_database))
+    }
+
     /// Starts a private PostgreSQL, unless `config` is of another that was named. Brings the schema up to date.
     pub(in crate::cli) async fn start_database(&self, mut config: DbConfig, named: bool) -> anyhow::Result<Database> {
         let mut server = None;
