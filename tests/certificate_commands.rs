@@ -7,7 +7,7 @@ fn the_command_line_does_all_of_it() {
     let place = tempfile::tempdir().expect("the temporary folder can be written");
     let run = |arguments: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_iotflow"))
-            .args(["broker", "certs"])
+            .args(["broker", "certs", "--folder", "authority"])
             .args(arguments)
             .current_dir(place.path())
             .output()

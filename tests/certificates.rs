@@ -7,16 +7,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use iotflow::broker::acl::{self, Role};
 use iotflow::broker::certs::authority::{Authority, Existing, Old};
 use iotflow::broker::certs::index::Which;
-use iotflow::broker::{conf, digest, passwords};
+use iotflow::broker::conf::{self, Kind, Listener, Paths};
+use iotflow::broker::digest;
 use iotflow::mqtt::config::{Config, TlsConfig};
 use iotflow::mqtt::connection::{Connection, ConnectionError};
 use iotflow::observe::secret::Secret;
 use iotflow::protocol::id::DeviceIdRef;
+use iotflow::protocol::rights::Role;
 use iotflow::stack::account::Account;
-use iotflow::stack::mosquitto::{Files, Mosquitto, Settings};
+use iotflow::stack::mosquitto::{Mosquitto, Settings};
 use iotflow::stack::ports;
 use nix::sys::signal::Signal;
 use rumqttc::v5::mqttbytes::QoS;
@@ -33,6 +34,7 @@ const YEAR: Duration = Duration::from_secs(365 * 86_400);
 struct Broker {
     broker: Mosquitto,
     certs: PathBuf,
+    staff_port: u16,
     tls_port: u16,
     mutual_port: u16,
     // Dropped last: the broker writes into it until it ends.
@@ -43,9 +45,11 @@ impl Broker {
     /// With a certificate for these names, and one for each of these devices.
     async fn start(names: &[&str], devices: &[&str]) -> Self {
         let folder = servers::folder();
-        let certs = folder.path().join("certs");
+        let paths = Paths::of(&folder.path().join("mosquitto"));
+        let (certs, account) = (paths.certs(), Account::for_servers().expect("there is one"));
+        account.create_folder(&paths.folder).expect("it is ours");
         let (mut authority, _) = Authority::create(&certs, "Test CA", YEAR * 10, Existing::Keep).expect("it is new");
-        if let Some((uid, gid)) = Account::for_servers().expect("there is one").lent() {
+        if let Some((uid, gid)) = account.lent() {
             authority.give_server_key_to(uid, gid).expect("root may");
         }
         authority.issue_server(&owned(names), YEAR).expect("good names");
@@ -53,34 +57,24 @@ impl Broker {
         authority.issue_devices(&ids, YEAR).expect("they have none");
         drop(authority);
 
-        let place = folder.path().join("mosquitto");
-        let files = Files::of(&place);
-        let [port, tls_port, mutual_port] = [(); 3].map(|()| ports::free().expect("there is a free port"));
-        let mut text = conf::render(&[
-            ("listener", &format!("{port} 127.0.0.1")),
-            ("password_file", &files.passwords.display().to_string()),
-            ("acl_file", &files.acl.display().to_string()),
-            ("persistence_location", &files.data),
-        ])
-        .expect("the template has these settings");
-        let at = |file: &str| certs.join(file).display().to_string();
-        let (cafile, crlfile) = (at("ca.pem"), at("crl.pem"));
-        let server = format!("certfile {}\nkeyfile {}\n", at("server.pem"), at("server.key"));
-        text += &format!("listener {tls_port} 127.0.0.1\n{server}");
-        text += &format!("listener {mutual_port} 127.0.0.1\n{server}cafile {cafile}\ncrlfile {crlfile}\n");
-        text += "require_certificate true\nuse_identity_as_username true\n";
-        let salt = passwords::salt().expect("randomness");
-        let settings = Settings {
-            conf: text,
-            passwords: passwords::line(SERVICE, &Secret::new(PASSWORD), salt).expect("a good name"),
-            acl: acl::render("iotflow", &[(SERVICE, Role::Service)]),
-            folder: place,
+        let [staff_port, tls_port, mutual_port] = [(); 3].map(|()| ports::free().expect("there is a free port"));
+        let listeners = [(Kind::Staff, staff_port), (Kind::Tls, tls_port), (Kind::MutualTls, mutual_port)].map(|(kind, port)| Listener {
+            kind,
+            address: "127.0.0.1".to_owned(),
             port,
+        });
+        let settings = Settings {
+            conf: conf::render(&paths, &listeners, &[]).expect("the template has all of it"),
+            folder: paths.folder.clone(),
+            port: mutual_port,
         };
-        let broker = Mosquitto::start(settings).await.unwrap_or_else(|error| panic!("{error}"));
+        let mut broker = Mosquitto::prepare(settings).unwrap_or_else(|error| panic!("{error}"));
+        servers::put_access(&paths, &[(SERVICE, Role::Service)]);
+        broker.resume().await.unwrap_or_else(|error| panic!("{error}"));
         Self {
             broker,
             certs,
+            staff_port,
             tls_port,
             mutual_port,
             folder,
@@ -227,7 +221,7 @@ async fn the_service_connects_by_tls_and_by_its_own_certificate() {
 async fn a_wrong_authority_and_a_wrong_host_are_refused() {
     let broker = Broker::start(&["localhost"], &["pump-1"]).await;
     let stranger = broker.folder.path().join("stranger");
-    let (mut other, _) = Authority::create(&stranger, "Test CA", YEAR, Existing::Keep).expect("it is new");
+    let (mut other, _) = Authority::create(&stranger, "Test CA", YEAR * 2, Existing::Keep).expect("it is new");
     other
         .issue_device(DeviceIdRef::parse("pump-1").expect("a good id"), YEAR)
         .expect("it has none");
@@ -279,7 +273,12 @@ async fn a_revoked_device_is_refused_and_nobody_else_is() {
 
     // What the revoked device has open stays open: Mosquitto looks at a certificate in the handshake alone. Whoever takes its
     // client id over ends that too, and there is no way back for it.
-    connect(&broker.service(), "pump-1").await.expect("the service may");
+    let staff = Config {
+        port: broker.staff_port,
+        tls: None,
+        ..broker.service()
+    };
+    connect(&staff, "pump-1").await.expect("the service may");
     ends(&mut first).await;
     assert!(is_refused(&connect(&broker.device("pump-1"), "pump-1").await));
 }

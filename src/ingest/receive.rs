@@ -184,7 +184,7 @@ impl Subscriber {
         let Ok(dropped) = text.trim().parse::<f64>() else { return };
         self.metrics.broker_dropped.set(dropped);
         if dropped > 0.0 {
-            self.warn("the broker has dropped messages (iotflow_broker_dropped_messages): a queue limit is too low (Mosquitto: max_queued_messages 0, with max_queued_bytes and memory_limit)");
+            self.warn("the broker has dropped messages (iotflow_broker_dropped_messages): a queue limit is too low (Mosquitto: a large max_queued_messages, with max_queued_bytes and memory_limit)");
         }
     }
 }

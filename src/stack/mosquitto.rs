@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::TcpStream;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -39,7 +40,7 @@ pub enum MosquittoError {
 pub struct Settings {
     /// The folder, made where it is not there.
     pub folder: PathBuf,
-    /// A port on loopback that `conf` names.
+    /// A port that can be reached on loopback, of the listener that `conf` names last: they are opened in turn.
     pub port: u16,
     /// `mosquitto.conf`.
     pub conf: String,
@@ -137,7 +138,7 @@ impl Mosquitto {
         self.account.create_folder(&folder.join("data"))?;
         // The broker writes into it too, and it is made before the broker runs.
         let log = folder.join("mosquitto.log");
-        std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
+        std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&log)?;
         self.account.own(&log)?;
         self.account.write_file(&folder.join("mosquitto.conf"), conf)
     }

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -34,7 +35,8 @@ impl Process {
         log: &Path,
         stop_signal: Signal,
     ) -> io::Result<Self> {
-        let output = OpenOptions::new().create(true).append(true).open(log)?;
+        // Logs tell who is there, and at times more than their writers meant to.
+        let output = OpenOptions::new().create(true).append(true).mode(0o600).open(log)?;
         let child = as_account(program, account, Some(stop_signal))
             .args(arguments)
             .current_dir("/")

@@ -82,7 +82,7 @@ async fn backends_are_terminated_in_the_middle_of_a_copy() {
     // Longer than the rounds can take: it is told when they are over.
     let fleet = trial.fleet(300, &["--rate", "600"]);
     for round in 1..=rounds {
-        fleet.until_acked(round * 400).await;
+        fleet.until_acked(round * size(400, 1_000)).await;
         eventually("a COPY is under way and ended", async || {
             let ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                          WHERE application_name = 'iotflow-ingest' AND state = 'active' AND query LIKE 'COPY telemetry %'";

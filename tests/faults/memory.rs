@@ -32,7 +32,6 @@ async fn memory_stays_flat_over_many_messages_and_a_long_stop_of_the_database() 
     let seconds = messages / rate + 5;
     let (messages_text, rate_text) = (messages.to_string(), rate.to_string());
     let fleet = trial.fleet(seconds, &["--devices", "1000", "--rate", &rate_text, "--messages", &messages_text]);
-    // The window has been full once: from here on nothing has a reason to grow.
     fleet.until_acked(20_000).await;
     without_database(&mut trial, Duration::from_secs(5)).await;
     eventually_long(async || fleet.acked() >= 140_000.max(messages / 5), Duration::from_secs(seconds)).await;
@@ -40,6 +39,7 @@ async fn memory_stays_flat_over_many_messages_and_a_long_stop_of_the_database() 
         (service.sum("iotflow_qos_unacked").await < 5_000.0).then_some(())
     })
     .await;
+    // The window has been full, and the backlog caught up with: from here on nothing has a reason to grow.
     let warm = trial.watch.peak_kib();
     without_database(&mut trial, Duration::from_secs(stop)).await;
     eventually_long(async || fleet.acked() >= messages, Duration::from_secs(seconds + 60)).await;

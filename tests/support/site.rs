@@ -142,7 +142,7 @@ impl Site {
         let mut broker = Mosquitto::prepare(mosquitto::Settings {
             conf: conf::render(&paths, &listeners, &[("sys_interval", "1")]).expect("the template has it") + "\nlog_type information\n",
             folder: place,
-            port: ports.staff,
+            port: listeners.last().expect("there are some").port,
         })
         .unwrap_or_else(|error| panic!("{error}"));
         let mut proven = vec![login(ports.staff, None), login(ports.plain, None)];

@@ -193,8 +193,12 @@ pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     }
     let change = change(&folder, name, matches)?;
     certs_output::print_change(&change, json)?;
-    if let Some(installation) = &installation {
-        runtime()?.block_on(after(&asked, installation, &change))?;
+    match &installation {
+        Some(installation) => runtime()?.block_on(after(&asked, installation, &change))?,
+        None if change.concerns_broker && !json => {
+            println!("A broker that uses these files reads them at its next SIGHUP. A connection that is open stays open.");
+        }
+        None => {}
     }
     Ok(ExitCode::from(EXIT_OK))
 }

@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::{Command as Program, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -40,7 +41,12 @@ pub(super) fn start(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(EXIT_OK));
     }
     let log_path = installation.data.join("run.log");
-    let mut log = OpenOptions::new().create(true).append(true).read(true).open(&log_path)?;
+    let mut log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .read(true)
+        .mode(0o600)
+        .open(&log_path)?;
     let begun = log.seek(SeekFrom::End(0))?;
     // A session of its own: the end of this terminal is not its end.
     let mut child = Program::new("setsid")

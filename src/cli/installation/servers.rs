@@ -21,7 +21,7 @@ use crate::protocol::topic::TopicTree;
 use crate::stack::account::{Account, write_private};
 use crate::stack::mosquitto::{self, Mosquitto};
 use crate::stack::ports;
-use crate::stack::postgres::{self, Postgres};
+use crate::stack::postgres::{self, Postgres, PostgresError};
 
 use super::certificates::Certificates;
 use super::folder::{Installation, Settings};
@@ -66,16 +66,8 @@ impl Installation {
     pub(in crate::cli) async fn start_database(&self, mut config: DbConfig, named: bool) -> anyhow::Result<Database> {
         let mut server = None;
         if !named {
-            let port = ports::usual_or_free(5432)?;
             let password = self.secret("postgres")?;
-            let settings = postgres::Settings {
-                folder: self.servers.join("postgres"),
-                port,
-                password: password.clone(),
-                durable: true,
-                extra: Vec::new(),
-            };
-            let started = Postgres::start(settings).await?;
+            let (started, port) = self.start_postgres(&password).await?;
             write_private(
                 &self.data.join("pgpass"),
                 &format!("127.0.0.1:{port}:*:iotflow:{}\n", password.reveal()),
@@ -88,6 +80,25 @@ impl Installation {
             .context("the database cannot be brought up to date")?;
         self.keep_secret(DATABASE_SECRET, &config.url)?;
         Ok(Database { config, server })
+    }
+
+    /// Installations that start at the same moment may all find the same port free: those that come too late try another.
+    async fn start_postgres(&self, password: &Secret) -> anyhow::Result<(Postgres, u16)> {
+        let mut attempts = 1..=3;
+        loop {
+            let port = ports::usual_or_free(5432)?;
+            let settings = postgres::Settings {
+                folder: self.servers.join("postgres"),
+                port,
+                password: password.clone(),
+                durable: true,
+                extra: Vec::new(),
+            };
+            match Postgres::start(settings).await {
+                Err(PostgresError::Start(_)) if ports::usual_or_free(port)? != port && attempts.next().is_some() => {}
+                started => return Ok((started?, port)),
+            }
+        }
     }
 
     /// Writes the broker's files from the database, starts it, and proves that it obeys them. `users` are those that the
@@ -112,6 +123,7 @@ impl Installation {
         }
         let mut mosquitto = Mosquitto::prepare(mosquitto::Settings {
             folder: paths.folder.clone(),
+            // The canary waits for the others.
             port: settings.port(Kind::Staff).context("an installation has a listener for its staff")?,
             conf: conf::render(&paths, &settings.listeners, &[])?,
         })?;
