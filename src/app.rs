@@ -6,11 +6,13 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use deadpool_postgres::Pool;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
+use crate::access::state::State as Access;
 use crate::api::server;
 use crate::config::Config;
 use crate::db::error::describe;
@@ -35,8 +37,13 @@ use crate::protocol::topic::BadBaseTopic;
 const MAINTENANCE_EVERY: Duration = Duration::from_secs(600);
 /// How often the metrics' histograms are folded and the queues looked at.
 const UPKEEP_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whether the broker obeys the database.
+const ACCESS_EVERY: Duration = Duration::from_secs(5);
 /// Between the first attempts at two slots, so that the second knows whether the first was taken.
 const SLOT_STAGGER: Duration = Duration::from_millis(200);
+
+/// Connections to the database beside those of the writers.
+pub const FURTHER_CONNECTIONS: usize = 3;
 
 /// A running service.
 #[derive(Debug)]
@@ -104,9 +111,9 @@ impl App {
             metrics.partitions_created.clone(),
             metrics.partitions_dropped.clone(),
         );
-        // A connection each for the writers, and for the status stage, names and partitions.
+        // A connection each for the writers, and for the status stage, names, and what looks after partitions and access.
         let store = Store {
-            pool: pool::pool(&config.db, "ingest", config.ingest.shards + 2)?,
+            pool: pool::pool(&config.db, "ingest", config.ingest.shards + FURTHER_CONNECTIONS)?,
             partitions,
             copy_timeout: config.db.copy_timeout,
             latch: readiness.latch("database"),
@@ -269,6 +276,22 @@ impl App {
                 metrics.held_bytes.set(held.bytes() as f64);
             }
         });
+        let (stop, metrics, pool) = (self.tasks.stop_token(), Arc::clone(&self.metrics), store.pool.clone());
+        self.tasks.spawn("access", async move {
+            let mut tick = tokio::time::interval(ACCESS_EVERY);
+            tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while tokio::select! { () = stop.cancelled() => false, _ = tick.tick() => true } {
+                // A database that is away is waited for no longer than until we are to stop.
+                let looked = tokio::select! { () = stop.cancelled() => return, looked = look_at_access(&pool, &metrics) => looked };
+                if let Err(error) = looked {
+                    // The writers say aloud what ails the database.
+                    debug!(
+                        error = format!("{error:#}"),
+                        "how far the broker is behind the database could not be read"
+                    );
+                }
+            }
+        });
         let stop = self.tasks.stop_token();
         self.tasks.spawn("partitions", async move {
             let mut tick = tokio::time::interval(MAINTENANCE_EVERY);
@@ -283,6 +306,16 @@ impl App {
             }
         });
     }
+}
+
+/// Sets the gauges of access. Where the database has no such row, nothing is kept in step from here, and nothing is behind.
+async fn look_at_access(pool: &Pool, metrics: &Metrics) -> anyhow::Result<()> {
+    let access = Access::read(&*pool.get().await?).await?;
+    let (alarm, pending) = access.map_or((false, 0), |access| (access.alarm.is_some(), access.pending));
+    metrics.access_alarm.set(f64::from(u8::from(alarm)));
+    #[expect(clippy::cast_precision_loss, reason = "changes are far fewer than 2^53")]
+    metrics.access_pending.set(pending as f64);
+    Ok(())
 }
 
 async fn maintain_once(store: &Store) -> anyhow::Result<()> {

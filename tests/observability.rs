@@ -210,6 +210,43 @@ async fn a_broker_that_drops_messages_is_warned_of() {
 }
 
 #[tokio::test]
+async fn a_change_of_access_that_is_not_in_force_is_a_series_and_a_missing_row_is_none() {
+    let servers = Servers::start().await;
+    let service = Service::ready(servers.path(), &servers.environment()).await;
+    let sql = servers.sql().await;
+    let shows = async |alarm: f64, pending: f64| {
+        eventually(&format!("alarm {alarm}, {pending} pending"), async || {
+            let series = service.series().await;
+            let of = |name: &str| sum(&series, &format!("iotflow_access_{name}"));
+            (of("alarm") == alarm && of("pending_changes") == pending).then_some(())
+        })
+        .await;
+    };
+    shows(0.0, 0.0).await;
+    sql.execute(
+        "UPDATE broker_access SET version = 3, applied_version = 1, alarm = 'the broker did not obey'",
+        &[],
+    )
+    .await
+    .expect("the row is there");
+    shows(1.0, 2.0).await;
+    sql.execute("UPDATE broker_access SET applied_version = 3, alarm = NULL", &[])
+        .await
+        .expect("the row is there");
+    shows(0.0, 0.0).await;
+    for gone in ["UPDATE broker_access SET alarm = 'again'", "DELETE FROM broker_access"] {
+        sql.execute(gone, &[]).await.expect("the table is there");
+        shows(if gone.starts_with("DELETE") { 0.0 } else { 1.0 }, 0.0).await;
+    }
+    sql.batch_execute("DROP TABLE broker_access").await.expect("nothing depends on it");
+    // It goes on taking messages, whatever becomes of that table.
+    let mut device = Publisher::new(servers.mqtt_port);
+    device.publish("iotflow/devices/d/telemetry", r#"{"v":1}"#).await;
+    support::judge::until_number(&sql, "SELECT count(*) FROM telemetry", 1).await;
+    assert_eq!(service.get("/readyz").await.0, 200);
+}
+
+#[tokio::test]
 async fn the_log_tells_neither_payloads_nor_secrets() {
     let servers = Servers::start().await;
     let environment = [servers.environment(), vec![("LOG_LEVEL".to_owned(), "trace".to_owned())]].concat();

@@ -13,3 +13,5 @@ pub mod prove;
 pub mod apply;
 
 pub mod agent;
+
+pub mod state;

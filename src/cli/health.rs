@@ -23,7 +23,11 @@ pub(super) fn command() -> Command {
 pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let address = matches.get_one::<String>("address").context("it has a default")?;
     let answer = runtime()?
-        .block_on(async { tokio::time::timeout(PATIENCE, ask(address)).await.context("no answer in time")? })
+        .block_on(async {
+            tokio::time::timeout(PATIENCE, ask(address, "/readyz"))
+                .await
+                .context("no answer in time")?
+        })
         .with_context(|| format!("asking {address} failed"))?;
     let ready = answer.starts_with("HTTP/1.1 200") || answer.starts_with("HTTP/1.0 200");
     println!(
@@ -33,10 +37,11 @@ pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(if ready { EXIT_OK } else { EXIT_FAILED }))
 }
 
-async fn ask(address: &str) -> anyhow::Result<String> {
+/// The whole answer, head and all.
+pub(super) async fn ask(address: &str, page: &str) -> anyhow::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     stream
-        .write_all(format!("GET /readyz HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())
+        .write_all(format!("GET {page} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())
         .await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;

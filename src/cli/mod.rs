@@ -12,6 +12,7 @@ use crate::config::{Config, ConfigError, VARIABLES, Variable, environment};
 mod audit;
 mod broker;
 mod database;
+mod doctor;
 mod health;
 mod installation;
 mod migrate;
@@ -47,6 +48,7 @@ pub fn command() -> Command {
         .subcommand(token::command())
         .subcommand(with_variables(audit::command()))
         .subcommand(health::command())
+        .subcommand(with_variables(doctor::command()))
         .subcommand(broker::command())
 }
 
@@ -60,6 +62,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("token", matches)) => token::run(matches),
         Some(("audit", matches)) => audit::run(matches),
         Some(("health", matches)) => health::run(matches),
+        Some(("doctor", matches)) => doctor::run(matches),
         Some(("broker", matches)) => broker::run(matches),
         _ => unreachable!("clap demands one of the above"),
     };
@@ -134,6 +137,20 @@ impl Sources {
         known.retain(|name, _| !if name.starts_with("DATABASE_") { database } else { broker });
         sources.installation = known;
         Ok(sources)
+    }
+
+    /// Where the variable is given, in the words of people.
+    fn origin(&self, name: &str) -> Option<&'static str> {
+        let found = |value: Option<&String>| value.is_some_and(|value| !value.is_empty());
+        if found(self.flags.get(name)) {
+            Some("flags")
+        } else if environment(name).is_some_and(|value| !value.is_empty()) {
+            Some("environment")
+        } else if found(self.dotenv.get(name)) {
+            Some(".env")
+        } else {
+            found(self.installation.get(name)).then_some("installation")
+        }
     }
 
     fn get(&self, name: &str) -> Option<String> {

@@ -58,6 +58,27 @@ pub async fn migrate(config: &Config) -> Result<Vec<String>, MigrateError> {
     applied
 }
 
+/// What this binary knows and the database has not: the migrations that are still to be applied, by name. `None` where the
+/// database was never migrated.
+///
+/// # Errors
+/// The server's.
+pub async fn pending(client: &Client) -> Result<Option<Vec<String>>, tokio_postgres::Error> {
+    let there = client
+        .query_one("SELECT to_regclass('refinery_schema_history') IS NOT NULL", &[])
+        .await?;
+    if !there.get::<_, bool>(0) {
+        return Ok(None);
+    }
+    let rows = client
+        .query("SELECT 'V' || version || '__' || name FROM refinery_schema_history", &[])
+        .await?;
+    let applied: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let known = embedded::migrations::runner();
+    let names = known.get_migrations().iter().map(ToString::to_string);
+    Ok(Some(names.filter(|name| !applied.contains(name)).collect()))
+}
+
 async fn apply(client: &mut Client) -> Result<Vec<String>, MigrateError> {
     flavour::prepare(client).await?;
     let report = embedded::migrations::runner().run_async(client).await?;

@@ -17,7 +17,7 @@ const DAY_MICROS: i64 = 86_400_000_000;
 const LOCK: i64 = 0x70_6172_7473;
 
 /// A half-open range of time, in microseconds since 1970.
-type Range = (i64, i64);
+pub type Range = (i64, i64);
 
 /// What partitions are wide and how long they are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,6 +195,16 @@ fn create_statement(table: &str, (from, to): Range) -> String {
         bound(from),
         bound(to)
     )
+}
+
+/// The partitions of `table` that are there, oldest first.
+///
+/// # Errors
+/// The server's.
+pub async fn ranges(client: &Client, table: &str) -> Result<Vec<Range>, Error> {
+    let mut ranges: Vec<Range> = named_ranges(client, table).await?.into_iter().map(|(_, range)| range).collect();
+    ranges.sort_unstable();
+    Ok(ranges)
 }
 
 async fn named_ranges(client: &Client, table: &str) -> Result<Vec<(String, Range)>, Error> {

@@ -25,7 +25,8 @@ impl Peaks {
 }
 
 /// What the broker announced that caps the rate or may lose data.
-pub(super) fn announced(properties: &ConnAckProperties, mqtt: &MqttConfig) -> Vec<String> {
+#[must_use]
+pub fn announced(properties: &ConnAckProperties, mqtt: &MqttConfig) -> Vec<String> {
     let mut warnings = Vec::new();
     if let Some(seconds) = properties
         .session_expiry_interval
@@ -43,7 +44,8 @@ pub(super) fn announced(properties: &ConnAckProperties, mqtt: &MqttConfig) -> Ve
 }
 
 /// Whether this broker, by its own word (`mosquitto version 2.0.11`), does not keep shared subscriptions through a restart.
-pub(super) fn forgets_shared_subscriptions(version: &str) -> bool {
+#[must_use]
+pub fn forgets_shared_subscriptions(version: &str) -> bool {
     let Some(number) = version.trim().strip_prefix("mosquitto version ") else {
         return false;
     };

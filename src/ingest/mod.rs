@@ -26,7 +26,7 @@ pub mod delivered;
 
 pub mod rate;
 
-mod limits;
+pub mod limits;
 
 pub mod ledger;
 

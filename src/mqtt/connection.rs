@@ -112,12 +112,29 @@ impl Connection {
             .map_err(|_| ConnectionError::ConnectTimeout(config.connect_timeout))?
     }
 
+    /// The same over a stream that is there already, whatever it runs over; host, port and TLS of `config` count for nothing.
+    ///
+    /// # Errors
+    /// The [`ConnectionError`] that stood in the way.
+    pub async fn open_over<S>(stream: S, config: &Config, client_id: &str) -> Result<(Self, ConnAck), ConnectionError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        timeout(config.connect_timeout, Self::begin(Box::new(stream), config, client_id))
+            .await
+            .map_err(|_| ConnectionError::ConnectTimeout(config.connect_timeout))?
+    }
+
     async fn connect(config: &Config, client_id: &str) -> Result<(Self, ConnAck), ConnectionError> {
         let tcp = TcpStream::connect((config.host.as_str(), config.port)).await?;
         let stream: Box<dyn Stream> = match &config.tls {
             None => Box::new(tcp),
             Some(files) => Box::new(tls::handshake(files, &config.host, tcp).await?),
         };
+        Self::begin(stream, config, client_id).await
+    }
+
+    async fn begin(stream: Box<dyn Stream>, config: &Config, client_id: &str) -> Result<(Self, ConnAck), ConnectionError> {
         let now = Instant::now();
         let mut connection = Self {
             stream,

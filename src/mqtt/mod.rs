@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! config ──► tls ──► connection: bytes ⇄ packets of rumqttc's v5 codec
+//!              └ inspect: what a broker shows, good or not
 //! ```
 //!
 //! rumqttc's own event loop writes and flushes each ack by itself and cannot tell which connection an ack belongs to.
@@ -10,8 +11,10 @@
 
 pub mod config;
 
-mod tls;
+pub mod tls;
 
 pub mod connection;
 
 pub mod publish;
+
+pub mod inspect;

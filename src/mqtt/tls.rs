@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -54,6 +55,11 @@ fn client_config(config: &TlsConfig) -> Result<ClientConfig, TlsError> {
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots);
+    with_client(builder, config)
+}
+
+/// With our certificate, where we have one.
+pub(super) fn with_client(builder: ConfigBuilder<ClientConfig, WantsClientCert>, config: &TlsConfig) -> Result<ClientConfig, TlsError> {
     Ok(match &config.client {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
@@ -66,7 +72,7 @@ fn client_config(config: &TlsConfig) -> Result<ClientConfig, TlsError> {
     })
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let file_error = |source| TlsError::File {
         path: path.display().to_string(),
         source,

@@ -16,6 +16,9 @@ pub const QOS_PREFIX: &str = "iotflow_qos_";
 /// From the device's own time to the commit: the series that people are shown.
 pub const PUBLISH_TO_COMMIT: &str = INGEST_PUBLISH_TO_COMMIT.name;
 
+/// What the broker says it dropped.
+pub const BROKER_DROPPED_MESSAGES: &str = BROKER_DROPPED.name;
+
 /// From half a millisecond (a commit on an idle machine) to a minute (a database that came back).
 const LATENCY_SECONDS: &[f64] = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
@@ -88,6 +91,9 @@ families! {
     MQTT_DISCONNECTS: Kind::Counter, "iotflow_mqtt_disconnects_total", Count, "Connections that ended, but for those we closed";
     MQTT_LEASED: Kind::Gauge, "iotflow_mqtt_leased", Count, "1 while this process holds the connection's lease";
     BROKER_DROPPED: Kind::Gauge, "iotflow_broker_dropped_messages", Count, "What the broker says it dropped ($SYS/broker/publish/messages/dropped), all clients together";
+
+    ACCESS_ALARM: Kind::Gauge, "iotflow_access_alarm", Count, "1 while the last change of who may do what could not be brought into force at the broker";
+    ACCESS_PENDING: Kind::Gauge, "iotflow_access_pending_changes", Count, "Changes of who may do what that the broker was not proven to obey yet";
 
     STATUS_WRITTEN: Kind::Counter, "iotflow_status_devices_written_total", Count, "Device states written";
     BUILD_INFO: Kind::Gauge, "iotflow_build_info", Count, "1, labelled with the version";
@@ -177,6 +183,10 @@ pub struct Metrics {
     pub partitions_dropped: Counter,
     /// See `iotflow_broker_dropped_messages`.
     pub broker_dropped: Gauge,
+    /// See `iotflow_access_alarm`.
+    pub access_alarm: Gauge,
+    /// See `iotflow_access_pending_changes`.
+    pub access_pending: Gauge,
     /// See `iotflow_status_devices_written_total`.
     pub status_written: Counter,
 }
@@ -233,6 +243,8 @@ impl Metrics {
             partitions_created: counter(&recorder, DB_PARTITIONS, &[("done", "created")]),
             partitions_dropped: counter(&recorder, DB_PARTITIONS, &[("done", "dropped")]),
             broker_dropped: gauge(&recorder, BROKER_DROPPED, &[]),
+            access_alarm: gauge(&recorder, ACCESS_ALARM, &[]),
+            access_pending: gauge(&recorder, ACCESS_PENDING, &[]),
             status_written: counter(&recorder, STATUS_WRITTEN, &[]),
             handle: recorder.handle(),
             rendering: Mutex::new(()),

@@ -132,7 +132,8 @@ pub async fn start_postgres(folder: &Path) -> (Postgres, u16) {
     start_postgres_with(folder, false).await
 }
 
-async fn start_postgres_with(folder: &Path, durable: bool) -> (Postgres, u16) {
+/// The same, where a commit waits for the disk or does not.
+pub async fn start_postgres_with(folder: &Path, durable: bool) -> (Postgres, u16) {
     let port = ports::free().expect("there is a free port");
     let settings = postgres::Settings {
         folder: folder.join("postgres"),

@@ -27,7 +27,7 @@ use tokio_postgres::Client;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::person::{Person, login};
-use super::servers::{PASSWORD, connect, folder, start_postgres};
+use super::servers::{PASSWORD, connect, folder, start_postgres_with};
 use super::{eventually, judge};
 
 pub const CA_VALIDITY: Duration = Duration::from_secs(3650 * 86_400);
@@ -90,19 +90,26 @@ impl Site {
 
     /// With listeners for TLS, with and without certificates of clients, beside the others; and an agent.
     pub async fn with_certificates() -> Self {
-        let mut site = Self::prepare(true).await;
+        let mut site = Self::prepare(true, false).await;
+        site.start_agent();
+        site
+    }
+
+    /// The same, as it would be in earnest: a commit waits for the disk.
+    pub async fn durable() -> Self {
+        let mut site = Self::prepare(true, true).await;
         site.start_agent();
         site
     }
 
     /// Started with what the database says, and left alone.
     pub async fn without_agent() -> Self {
-        Self::prepare(false).await
+        Self::prepare(false, false).await
     }
 
-    async fn prepare(certificates: bool) -> Self {
+    async fn prepare(certificates: bool, durable: bool) -> Self {
         let folder = folder();
-        let (postgres, _) = start_postgres(folder.path()).await;
+        let (postgres, _) = start_postgres_with(folder.path(), durable).await;
         let db = DbConfig {
             url: postgres.url(),
             ..DbConfig::default()
