@@ -52,6 +52,12 @@ impl Paths {
         self.folder.join("data")
     }
 
+    /// The persistence file: retained messages, sessions, and what is queued for them.
+    #[must_use]
+    pub fn persistence(&self) -> PathBuf {
+        self.data().join("mosquitto.db")
+    }
+
     /// The broker's log.
     #[must_use]
     pub fn log(&self) -> PathBuf {

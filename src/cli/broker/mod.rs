@@ -5,6 +5,7 @@
 //! create-user … generate-device            who may do what: into the database, and in force when the command returns
 //! certs                                    who proves what to whom, and until when
 //! status, test                             how it is
+//! backup, restore                          all of it in one archive, and back
 //! ```
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use super::{DATA, with_variables};
 
 mod access;
 mod agent;
+mod backup;
 mod certs;
 mod certs_output;
 mod device;
@@ -51,7 +53,7 @@ pub(super) fn command() -> Command {
             test::command(),
         ])
         .chain(users::commands())
-        .chain([device::command()])
+        .chain([device::command(), backup::create::command(), backup::restore::command()])
         .fold(command, |command, subcommand| command.subcommand(with_common(subcommand)))
         .subcommand(certs::command())
 }
@@ -98,6 +100,8 @@ pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         "disable" => users::disable(&asked, true),
         "enable" => users::disable(&asked, false),
         "generate-device" => device::generate(&asked),
+        "backup" => backup::create::run(&asked),
+        "restore" => backup::restore::run(&asked),
         _ => unreachable!("clap knows the above only"),
     }
 }
