@@ -25,7 +25,7 @@ pub(super) fn commands() -> Vec<Command> {
                     .long("listener")
                     .value_name("KIND=ADDRESS:PORT")
                     .action(ArgAction::Append)
-                    .help("Another place for a listener: staff, plain, tls, mutual-tls or web-sockets; `KIND=off` leaves it out, port 0 takes a free one"),
+                    .help("Another place for a listener: staff, plain, tls, mutual-tls, web-sockets or secure-web-sockets; `KIND=off` leaves it out, port 0 takes a free one"),
             )
             .arg(Arg::new("no-start").long("no-start").action(ArgAction::SetTrue).help("Do not start it")),
     ]
@@ -45,12 +45,12 @@ pub(super) fn setup(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
         settings.base_topic.clone_from(&config.ingest.base_topic);
     }
     if asked.matches.get_flag("plain") {
-        for listener in settings
-            .listeners
-            .iter_mut()
-            .filter(|it| matches!(it.kind, Kind::Plain | Kind::WebSockets))
-        {
-            "0.0.0.0".clone_into(&mut listener.address);
+        for listener in &mut settings.listeners {
+            match listener.kind {
+                Kind::Plain => "0.0.0.0".clone_into(&mut listener.address),
+                Kind::SecureWebSockets => listener.kind = Kind::WebSockets,
+                _ => {}
+            }
         }
     }
     for name in asked.matches.get_many::<String>("name").into_iter().flatten() {
@@ -93,7 +93,9 @@ fn put(listeners: &mut Vec<Listener>, place: &str) -> anyhow::Result<()> {
     let expected = || format!("--listener {place}: KIND=ADDRESS:PORT is expected, such as plain=127.0.0.1:1883, or KIND=off");
     let (kind, place) = place.split_once('=').with_context(expected)?;
     let kind: Kind = serde_json::from_value(json!(kind)).with_context(expected)?;
-    listeners.retain(|listener| listener.kind != kind);
+    let is_web = |kind| matches!(kind, Kind::WebSockets | Kind::SecureWebSockets);
+    // WebSockets are one listener, in the clear or not.
+    listeners.retain(|listener| listener.kind != kind && !(is_web(listener.kind) && is_web(kind)));
     if place == "off" {
         return Ok(());
     }
@@ -116,5 +118,6 @@ pub(super) fn meaning(kind: Kind) -> &'static str {
         Kind::Tls => "MQTT with a password, by TLS",
         Kind::MutualTls => "MQTT with a certificate, by TLS",
         Kind::WebSockets => "MQTT over WebSockets with a password, in the clear",
+        Kind::SecureWebSockets => "MQTT over WebSockets with a password, by TLS",
     }
 }

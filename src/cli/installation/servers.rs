@@ -161,8 +161,8 @@ impl Installation {
 
     /// The broker's certificates, if it has a listener that needs some.
     pub(in crate::cli) fn certificates(&self, settings: &Settings) -> Option<Certificates> {
-        let wanted = settings.port(Kind::Tls).or(settings.port(Kind::MutualTls));
-        wanted.map(|_| Certificates {
+        let wanted = settings.listeners.iter().any(|listener| listener.kind.uses_tls());
+        wanted.then(|| Certificates {
             folder: self.broker().certs(),
             names: settings.certificate_names(),
         })
