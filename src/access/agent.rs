@@ -103,10 +103,11 @@ impl Keeper<'_> {
                         continue;
                     }
                 }
-                behind = Applier::is_behind(&client).await?;
-                continue;
             }
-            wait(self.stop, LOOK_EVERY, changes.recv()).await;
+            // What changed meanwhile gathers as well, or a stream of changes would be a stream of reloads.
+            if !Applier::is_behind(&client).await? {
+                wait(self.stop, LOOK_EVERY, changes.recv()).await;
+            }
             gather(changes).await;
             behind = Applier::is_behind(&client).await?;
         }

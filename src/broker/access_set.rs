@@ -34,6 +34,8 @@ const CANARY: &str = "canary";
 const MEMBERS: &str = "members";
 /// Is there once the set was proven.
 const PROVEN: &str = "proven";
+/// The names of a set's files.
+pub const FILES: [&str; 6] = [PASSWORDS, STAFF, ACL, ACL_DEVICES, CANARY, MEMBERS];
 
 /// Who proves that a set is in force: a user that only this set knows.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -52,6 +52,12 @@ impl Paths {
         self.folder.join("data")
     }
 
+    /// The persistence file: retained messages, sessions, and what is queued for them.
+    #[must_use]
+    pub fn persistence(&self) -> PathBuf {
+        self.data().join("mosquitto.db")
+    }
+
     /// The broker's log.
     #[must_use]
     pub fn log(&self) -> PathBuf {
@@ -77,8 +83,18 @@ pub enum Kind {
     Tls,
     /// Devices with a certificate, whose common name is their identity; no password is asked.
     MutualTls,
-    /// Everybody, with a password, by WebSockets.
+    /// Everybody, with a password, by WebSockets in the clear. Mosquitto 2.0 heeds no address here: it listens on all.
     WebSockets,
+    /// Everybody, with a password, by WebSockets over TLS.
+    SecureWebSockets,
+}
+
+impl Kind {
+    /// Whether the broker shows a certificate there.
+    #[must_use]
+    pub const fn uses_tls(self) -> bool {
+        matches!(self, Self::Tls | Self::MutualTls | Self::SecureWebSockets)
+    }
 }
 
 /// A listener.
@@ -155,10 +171,10 @@ impl Listener {
         line("\nlistener", &format!("{} {}", self.port, self.address));
         line("allow_anonymous", "false");
         line("max_connections", &MAX_CONNECTIONS.to_string());
-        if self.kind == Kind::WebSockets {
+        if matches!(self.kind, Kind::WebSockets | Kind::SecureWebSockets) {
             line("protocol", "websockets");
         }
-        if matches!(self.kind, Kind::Tls | Kind::MutualTls) {
+        if self.kind.uses_tls() {
             line("certfile", &path(&certs, "server.pem"));
             line("keyfile", &path(&certs, "server.key"));
             line("tls_version", "tlsv1.2");
@@ -169,7 +185,7 @@ impl Listener {
         }
         match self.kind {
             Kind::Staff => line("password_file", &path(&access, "staff")),
-            Kind::Plain | Kind::Tls | Kind::WebSockets => line("password_file", &path(&access, "passwords")),
+            Kind::Plain | Kind::Tls | Kind::WebSockets | Kind::SecureWebSockets => line("password_file", &path(&access, "passwords")),
             Kind::MutualTls => {
                 line("cafile", &path(&certs, "ca.pem"));
                 line("crlfile", &path(&certs, "crl.pem"));

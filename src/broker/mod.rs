@@ -4,7 +4,8 @@
 //! ```text
 //! passwords, acl ─► access_set ─► one folder, changed in one step     conf ─► settings and listeners
 //! digest, disk ─► certs ─► certificates, their keys, who is revoked   process ─► told to read them
-//!             └─► backup ─► one archive, and back                     sys ─► what it says of itself
+//!             └─► backup ─► one archive, and back                     persistence ─► told to write its sessions
+//!                                                                     sys ─► what it says of itself
 //! ```
 //!
 //! Guarantees: what `disk` writes is there whole or not at all, whatever happens meanwhile; no text that the broker would misread
@@ -27,5 +28,7 @@ pub mod certs;
 pub mod backup;
 
 pub mod process;
+
+pub mod persistence;
 
 pub mod sys;

@@ -1,9 +1,11 @@
 //! Devices and their groups, as the database has them.
 //!
 //! ```text
-//! registry (a device by its id) ──► groups (who belongs together)
+//! registry (a device by its id) ──► groups (who belongs together) ──► export (all of them, for a backup)
 //! ```
 
 pub mod registry;
 
 pub mod groups;
+
+pub mod export;

@@ -5,7 +5,7 @@
 //!        └─► jwt (a signature, claims) ─────┴─► principal (name, role) ──► an act ──► audit (a row of audit_log)
 //! command line ──► an account of the operating system ───────────────────────┘
 //!
-//! users (who the broker knows, by the hashes of their passwords)
+//! users (who the broker knows, by the hashes of their passwords) ◄──► export (all of them, for a backup)
 //! ```
 //!
 //! Guarantees: no secret is stored, only hashes, and a token is shown once; a JWT counts only if a key of the configured file
@@ -20,3 +20,5 @@ pub mod tokens;
 pub mod jwt;
 
 pub mod users;
+
+pub mod export;

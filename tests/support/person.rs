@@ -87,6 +87,11 @@ impl Person {
         while self.until(|_| true).await.is_ok() {}
     }
 
+    /// Goes, and will be back: the broker keeps its session.
+    pub async fn go_offline(self) {
+        self.connection.disconnect(false).await.expect("it is connected");
+    }
+
     /// Takes leave.
     pub async fn leave(self) {
         drop(self.connection.disconnect(true).await);

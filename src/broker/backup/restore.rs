@@ -37,7 +37,7 @@ pub enum RestoreError {
     },
     /// It is no archive, or a damaged one.
     #[error("the archive cannot be read: {0}")]
-    Unreadable(#[source] io::Error),
+    Unreadable(String),
     /// It does not begin as ours do.
     #[error("the archive does not begin with {NAME} but with {0:?}: it was not made by iotflow")]
     NoManifest(String),
@@ -92,6 +92,15 @@ pub enum RestoreError {
     Trailing,
 }
 
+impl RestoreError {
+    /// Of a damaged archive, tar's library cites bytes behind a colon where a name should be: that may be a piece of a key.
+    #[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
+    fn unreadable(error: io::Error) -> Self {
+        let text = error.to_string();
+        Self::Unreadable(text.split(':').next().unwrap_or_default().to_owned())
+    }
+}
+
 /// What was restored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
@@ -131,9 +140,9 @@ pub fn restore(archive: &Path, target: &Path, limits: &Limits) -> Result<Restore
 fn unpack(file: File, into: &Path, limits: &Limits) -> Result<Manifest, RestoreError> {
     let mut archive = Archive::new(GzDecoder::new(BufReader::new(file)));
     // Raw: no entry may say something about the next one, and none is larger than its header says.
-    let mut entries = archive.entries().map_err(RestoreError::Unreadable)?.raw(true);
+    let mut entries = archive.entries().map_err(RestoreError::unreadable)?.raw(true);
     let first = entries.next().ok_or_else(|| RestoreError::NoManifest(String::new()))?;
-    let manifest = read_manifest(first.map_err(RestoreError::Unreadable)?, limits)?;
+    let manifest = read_manifest(first.map_err(RestoreError::unreadable)?, limits)?;
     manifest.check(limits)?;
 
     let mut due: BTreeMap<&str, (&Entry, bool)> = manifest.entries.iter().map(|entry| (entry.name(), (entry, true))).collect();
@@ -141,7 +150,7 @@ fn unpack(file: File, into: &Path, limits: &Limits) -> Result<Manifest, RestoreE
         disk::create_folder(&into.join(entry.name()), 0o700)?;
     }
     for entry in entries {
-        let entry = entry.map_err(RestoreError::Unreadable)?;
+        let entry = entry.map_err(RestoreError::unreadable)?;
         let name = name_of(&entry);
         let (listed, is_due) = due.get_mut(name.as_str()).ok_or_else(|| RestoreError::Unlisted(name.clone()))?;
         if !std::mem::take(is_due) {
@@ -167,7 +176,7 @@ fn read_manifest(mut entry: tar::Entry<'_, impl Read>, limits: &Limits) -> Resul
         return Err(RestoreError::LargeManifest { found, limit });
     }
     let mut bytes = Vec::new();
-    entry.read_to_end(&mut bytes).map_err(RestoreError::Unreadable)?;
+    entry.read_to_end(&mut bytes).map_err(RestoreError::unreadable)?;
     serde_json::from_slice(&bytes).map_err(RestoreError::Json)
 }
 
@@ -232,9 +241,9 @@ fn read_to_the_end(mut decoder: GzDecoder<BufReader<File>>) -> Result<(), Restor
         .by_ref()
         .take(PADDING_BYTES + 1)
         .read_to_end(&mut rest)
-        .map_err(RestoreError::Unreadable)?;
+        .map_err(RestoreError::unreadable)?;
     let padded = u64::try_from(rest.len()).is_ok_and(|bytes| bytes <= PADDING_BYTES) && rest.iter().all(|byte| *byte == 0);
-    let ended = decoder.get_mut().fill_buf().map_err(RestoreError::Unreadable)?.is_empty();
+    let ended = decoder.get_mut().fill_buf().map_err(RestoreError::unreadable)?.is_empty();
     if padded && ended { Ok(()) } else { Err(RestoreError::Trailing) }
 }
 

@@ -5,6 +5,7 @@
 //! create-user … generate-device            who may do what: into the database, and in force when the command returns
 //! certs                                    who proves what to whom, and until when
 //! status, test                             how it is
+//! backup, restore                          all of it in one archive, and back
 //! ```
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use place::Place;
 
 mod access;
 mod agent;
+mod backup;
 mod certs;
 mod certs_output;
 mod compose;
@@ -56,15 +58,15 @@ pub(super) fn command() -> Command {
             test::command(),
         ])
         .chain(users::commands())
-        .chain([device::command()])
+        .chain([device::command(), backup::create::command(), backup::restore::command()])
         .fold(command, |command, subcommand| command.subcommand(with_common(subcommand)))
         .subcommand(certs::command())
 }
 
 fn with_common(command: Command) -> Command {
-    // These two run the broker, and keep it, themselves.
+    // Two run the broker, and keep it, themselves; an archive is of an installation on this machine.
     let command = match command.get_name() {
-        "run" | "agent" => command,
+        "run" | "agent" | "backup" | "restore" => command,
         _ => command.arg(
             Arg::new("compose")
                 .long("compose")
@@ -124,6 +126,8 @@ pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         "disable" => users::disable(&asked, true),
         "enable" => users::disable(&asked, false),
         "generate-device" => device::generate(&asked),
+        "backup" => backup::create::run(&asked),
+        "restore" => backup::restore::run(&asked),
         _ => unreachable!("clap knows the above only"),
     }
 }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::cli::installation::folder::{Installation, Settings, Taken};
-use crate::cli::installation::servers::{DATABASE_SECRET, SERVICE, SERVICE_SECRET};
+use crate::cli::installation::servers::{SERVICE, SERVICE_SECRET};
 use crate::cli::{EXIT_OK, Sources, runtime};
 use crate::db::config::Config as DbConfig;
 use crate::lifecycle::signals::Signals;
@@ -29,14 +29,8 @@ pub(super) fn run(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
     let installation = Installation::open(&asked.data)?;
     let settings = installation.settings()?.context("it is there")?;
     let taken = installation.take()?;
-    let (mut database, mut named) = (config.db, sources.is_set("DATABASE_URL"));
-    if !named && !settings.own_database {
-        database.url = installation
-            .known_secret(DATABASE_SECRET)?
-            .context("the URL of the database was not kept")?;
-        named = true;
-    }
-    runtime()?.block_on(serve(&installation, &settings, (database, named), &taken))?;
+    let database = installation.database(&sources, &settings)?;
+    runtime()?.block_on(serve(&installation, &settings, database, &taken))?;
     Ok(ExitCode::from(EXIT_OK))
 }
 

@@ -27,7 +27,7 @@ pub(super) fn commands() -> Vec<Command> {
                     .long("listener")
                     .value_name("KIND=ADDRESS:PORT")
                     .action(ArgAction::Append)
-                    .help("Another place for a listener: staff, plain, tls, mutual-tls or web-sockets; `KIND=off` leaves it out, port 0 takes a free one"),
+                    .help("Another place for a listener: staff, plain, tls, mutual-tls, web-sockets or secure-web-sockets; `KIND=off` leaves it out, port 0 takes a free one"),
             )
             .arg(Arg::new("no-start").long("no-start").action(ArgAction::SetTrue).help("Do not start it")),
     ]
@@ -43,12 +43,12 @@ pub(super) fn setup(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
         settings.base_topic.clone_from(&config.ingest.base_topic);
     }
     if asked.matches.get_flag("plain") {
-        for listener in settings
-            .listeners
-            .iter_mut()
-            .filter(|it| matches!(it.kind, Kind::Plain | Kind::WebSockets))
-        {
-            "0.0.0.0".clone_into(&mut listener.address);
+        for listener in &mut settings.listeners {
+            match listener.kind {
+                Kind::Plain => "0.0.0.0".clone_into(&mut listener.address),
+                Kind::SecureWebSockets => listener.kind = Kind::WebSockets,
+                _ => {}
+            }
         }
     }
     for name in asked.matches.get_many::<String>("name").into_iter().flatten() {
@@ -106,17 +106,24 @@ fn put(listeners: &mut Vec<Listener>, place: &str) -> anyhow::Result<()> {
     let expected = || format!("--listener {place:?}: KIND=ADDRESS:PORT is expected, such as plain=127.0.0.1:1883, or KIND=off");
     let (kind, place) = place.split_once('=').with_context(expected)?;
     let kind: Kind = serde_json::from_value(json!(kind)).ok().with_context(expected)?;
-    listeners.retain(|listener| listener.kind != kind);
+    let is_web = |kind| matches!(kind, Kind::WebSockets | Kind::SecureWebSockets);
+    // WebSockets are one listener, in the clear or not.
+    listeners.retain(|listener| listener.kind != kind && !(is_web(listener.kind) && is_web(kind)));
     if place == "off" {
         return Ok(());
     }
     let (address, port) = place.rsplit_once(':').with_context(expected)?;
     let address: std::net::IpAddr = address.parse().ok().with_context(expected)?;
-    let port = port.parse().ok().with_context(expected)?;
+    let port: u16 = port.parse().ok().with_context(expected)?;
+    let mut free = port;
+    // The system may name a port twice, for nobody listens there yet.
+    while free == 0 || port == 0 && listeners.iter().any(|listener| listener.port == free) {
+        free = crate::stack::ports::free()?;
+    }
     listeners.push(Listener {
         kind,
         address: address.to_string(),
-        port: if port == 0 { crate::stack::ports::free()? } else { port },
+        port: free,
     });
     Ok(())
 }
@@ -129,5 +136,6 @@ pub(super) fn meaning(kind: Kind) -> &'static str {
         Kind::Tls => "MQTT with a password, by TLS",
         Kind::MutualTls => "MQTT with a certificate, by TLS",
         Kind::WebSockets => "MQTT over WebSockets with a password, in the clear",
+        Kind::SecureWebSockets => "MQTT over WebSockets with a password, by TLS",
     }
 }

@@ -95,7 +95,10 @@ async fn in_the_clear(findings: &mut Findings, patient: &Patient, places: &[Plac
         return;
     }
     let (mut open, mut astray, mut answers) = (Vec::new(), Vec::new(), false);
-    for place in places.iter().filter(|place| !matches!(place.way, Way::Tls(_))) {
+    for place in places
+        .iter()
+        .filter(|place| !matches!(place.way, Way::Tls(_) | Way::SecureWebSockets(_)))
+    {
         answers |= place.reach(&place.host).await.is_ok();
         let told_otherwise = place.address.as_deref().is_some_and(is_loopback);
         for address in own_addresses() {

@@ -30,6 +30,8 @@ pub(super) enum Way {
     Tls(TlsConfig),
     /// WebSockets, in the clear.
     WebSockets,
+    /// WebSockets over TLS, judged by these authorities.
+    SecureWebSockets(TlsConfig),
 }
 
 /// A listener.
@@ -62,7 +64,8 @@ impl Place {
         match &patient.installation {
             Some((installation, settings)) => {
                 let ca = installation.broker().certs().join("ca.pem");
-                let is_there = |listener: &&Listener| !uses_tls(listener.kind) || installation.broker().certs().join("server.pem").exists();
+                let is_there =
+                    |listener: &&Listener| !listener.kind.uses_tls() || installation.broker().certs().join("server.pem").exists();
                 settings
                     .listeners
                     .iter()
@@ -105,6 +108,7 @@ impl Place {
             Kind::Tls => "tls",
             Kind::MutualTls => "mutual-tls",
             Kind::WebSockets => "web-sockets",
+            Kind::SecureWebSockets => "secure-web-sockets",
         };
         let everywhere = listener.address.parse::<std::net::IpAddr>().is_ok_and(|it| it.is_unspecified());
         let way = match listener.kind {
@@ -113,6 +117,10 @@ impl Place {
                 client: None,
             }),
             Kind::WebSockets => Way::WebSockets,
+            Kind::SecureWebSockets => Way::SecureWebSockets(TlsConfig {
+                ca_cert: ca.to_owned(),
+                client: None,
+            }),
             Kind::Staff | Kind::Plain => Way::Clear,
         };
         Self {
@@ -164,6 +172,17 @@ impl Place {
                 Ok(Err(error)) => Err(error.into()),
                 Err(_) => return Entry::Absent(format!("no WebSocket within {ANSWER_WITHIN:?}")),
             },
+            Way::SecureWebSockets(files) => {
+                let upgraded = async {
+                    let (stream, _) = inspect::handshake(files, &self.host, tcp).await.map_err(std::io::Error::other)?;
+                    web_sockets::upgrade(stream, &self.host).await
+                };
+                match timeout(ANSWER_WITHIN, upgraded).await {
+                    Ok(Ok(stream)) => Connection::open_over(stream, &mqtt, client_id).await,
+                    Ok(Err(error)) => Err(error.into()),
+                    Err(_) => return Entry::Absent(format!("no WebSocket within {ANSWER_WITHIN:?}")),
+                }
+            }
             Way::Tls(files) => match timeout(ANSWER_WITHIN, inspect::handshake(files, &self.host, tcp)).await {
                 Ok(Ok((stream, _))) => Connection::open_over(stream, &mqtt, client_id).await,
                 Ok(Err(error @ TlsError::Handshake(_))) => Err(error.into()),
@@ -231,8 +250,4 @@ async fn answer<T>(connection: &mut Connection, mut wanted: impl FnMut(Packet) -
         Ok(answered) => answered.map_err(|error| error.to_string()),
         Err(_) => Err(format!("no answer within {ANSWER_WITHIN:?}")),
     }
-}
-
-fn uses_tls(kind: Kind) -> bool {
-    matches!(kind, Kind::Tls | Kind::MutualTls)
 }

@@ -4,9 +4,7 @@ use std::io;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf, duplex, split};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf, duplex, split};
 
 const BUFFER_BYTES: usize = 16 * 1024;
 /// No broker says so much before it says yes or no.
@@ -19,7 +17,7 @@ const CLOSE: u8 = 8;
 const DATA: [u8; 3] = [0, 1, 2];
 
 /// Turns a connection into a stream of MQTT's bytes.
-pub(super) async fn upgrade(mut tcp: TcpStream, host: &str) -> io::Result<DuplexStream> {
+pub(super) async fn upgrade(mut tcp: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, host: &str) -> io::Result<DuplexStream> {
     let mut key = [0_u8; 16];
     getrandom::fill(&mut key)?;
     let request = format!(
@@ -41,14 +39,14 @@ pub(super) async fn upgrade(mut tcp: TcpStream, host: &str) -> io::Result<Duplex
         return Err(io::Error::other(format!("no WebSocket: {first}")));
     }
     let (ours, theirs) = duplex(BUFFER_BYTES);
-    let ((from_us, to_us), (from_broker, to_broker)) = (split(theirs), tcp.into_split());
+    let ((from_us, to_us), (from_broker, to_broker)) = (split(theirs), split(tcp));
     // Each ends with the side that it reads from, or that it can no longer write to; the caller notices by its own stream.
     tokio::spawn(async move { drop(wrap(from_us, to_broker).await) });
     tokio::spawn(async move { drop(unwrap(from_broker, to_us).await) });
     Ok(ours)
 }
 
-async fn wrap(mut from: ReadHalf<DuplexStream>, mut to: OwnedWriteHalf) -> io::Result<()> {
+async fn wrap(mut from: ReadHalf<DuplexStream>, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
     let mut bytes = vec![0; BUFFER_BYTES];
     loop {
         let count = from.read(&mut bytes).await?;
@@ -72,7 +70,7 @@ async fn wrap(mut from: ReadHalf<DuplexStream>, mut to: OwnedWriteHalf) -> io::R
     }
 }
 
-async fn unwrap(mut from: OwnedReadHalf, mut to: WriteHalf<DuplexStream>) -> io::Result<()> {
+async fn unwrap(mut from: impl AsyncRead + Unpin, mut to: WriteHalf<DuplexStream>) -> io::Result<()> {
     loop {
         let (first, second) = (from.read_u8().await?, from.read_u8().await?);
         let length = match second & 0x7f {

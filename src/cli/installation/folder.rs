@@ -27,7 +27,7 @@ const USUAL: [(Kind, u16); 5] = [
     (Kind::Plain, 1883),
     (Kind::Tls, 8883),
     (Kind::MutualTls, 8884),
-    (Kind::WebSockets, 9001),
+    (Kind::SecureWebSockets, 9001),
 ];
 
 /// What an installation is told once and remembers.
@@ -49,10 +49,12 @@ pub(in crate::cli) struct Settings {
 impl Settings {
     /// As `setup` makes it: in the clear on loopback only, unless `plain`; by TLS from everywhere.
     pub(in crate::cli) fn usual(base_topic: &str, plain: bool) -> Self {
-        let address = |kind| match kind {
-            Kind::Tls | Kind::MutualTls => "0.0.0.0",
-            Kind::Plain | Kind::WebSockets if plain => "0.0.0.0",
-            Kind::Staff | Kind::Plain | Kind::WebSockets => "127.0.0.1",
+        let address = |kind: Kind| {
+            if kind.uses_tls() || plain && kind == Kind::Plain {
+                "0.0.0.0"
+            } else {
+                "127.0.0.1"
+            }
         };
         Self {
             base_topic: base_topic.to_owned(),
@@ -84,7 +86,7 @@ impl Settings {
     /// All names that stand in the broker's certificate: those given, and the addresses where it listens by TLS.
     pub(in crate::cli) fn certificate_names(&self) -> Vec<String> {
         let mut names = self.names.clone();
-        for listener in self.listeners.iter().filter(|it| matches!(it.kind, Kind::Tls | Kind::MutualTls)) {
+        for listener in self.listeners.iter().filter(|it| it.kind.uses_tls()) {
             let address = listener.reached_at().to_owned();
             if !names.contains(&address) {
                 names.push(address);

@@ -12,6 +12,7 @@ use crate::broker::access_set::Shelf;
 use crate::broker::conf::{self, Kind};
 use crate::broker::passwords::Hash;
 use crate::broker::process::Process;
+use crate::cli::Sources;
 use crate::db::config::Config as DbConfig;
 use crate::db::{migrate, pool};
 use crate::identity::users;
@@ -23,7 +24,7 @@ use crate::protocol::topic::TopicTree;
 use crate::stack::account::{Account, write_private};
 use crate::stack::mosquitto::{self, Mosquitto};
 use crate::stack::ports;
-use crate::stack::postgres::{self, Postgres};
+use crate::stack::postgres::{self, Postgres, PostgresError};
 
 use super::certificates::Certificates;
 use super::folder::{Installation, Settings};
@@ -31,10 +32,6 @@ use super::folder::{Installation, Settings};
 /// The service's user at the broker; its password is the secret of this name.
 pub(in crate::cli) const SERVICE: &str = "iotflow";
 pub(in crate::cli) const SERVICE_SECRET: &str = "mqtt-service";
-/// PostgreSQL's usual port.
-const POSTGRES_PORT: u16 = 5432;
-/// How often another port is tried where one turns out to be taken.
-const MORE_PORTS: u32 = 3;
 /// Where the URL of a database that is not ours is kept.
 pub(in crate::cli) const DATABASE_SECRET: &str = "database-url";
 
@@ -56,30 +53,24 @@ pub(in crate::cli) struct Broker {
 }
 
 impl Installation {
+    /// How to reach the database, and whether it is one that was named: by a variable, or when the installation was set up.
+    pub(in crate::cli) fn database(&self, sources: &Sources, settings: &Settings) -> anyhow::Result<(DbConfig, bool)> {
+        let mut config = sources.config()?.db;
+        let given = sources.is_set("DATABASE_URL");
+        if !given && !settings.own_database {
+            config.url = self
+                .known_secret(DATABASE_SECRET)?
+                .context("the URL of the database was not kept; DATABASE_URL is expected")?;
+        }
+        Ok((config, given || !settings.own_database))
+    }
+
     /// Starts a private PostgreSQL, unless `config` is of another that was named. Brings the schema up to date.
     pub(in crate::cli) async fn start_database(&self, mut config: DbConfig, named: bool) -> anyhow::Result<Database> {
         let mut server = None;
         if !named {
-            let mut port = ports::usual_or_free(POSTGRES_PORT)?;
             let password = self.secret("postgres")?;
-            let settings = |port| postgres::Settings {
-                folder: self.servers.join("postgres"),
-                port,
-                password: password.clone(),
-                durable: true,
-                extra: Vec::new(),
-            };
-            let mut attempts = 0..MORE_PORTS;
-            let started = loop {
-                match Postgres::start(settings(port)).await {
-                    Ok(started) => break started,
-                    // Somebody took the port after we had looked.
-                    Err(error) => match ports::usual_or_free(port)? {
-                        another if another != port && attempts.next().is_some() => port = another,
-                        _ => return Err(error.into()),
-                    },
-                }
-            };
+            let (started, port) = self.start_postgres(&password).await?;
             write_private(
                 &self.data.join("pgpass"),
                 &format!("127.0.0.1:{port}:*:iotflow:{}\n", password.reveal()),
@@ -92,6 +83,25 @@ impl Installation {
             .context("the database cannot be brought up to date")?;
         self.keep_secret(DATABASE_SECRET, &config.url)?;
         Ok(Database { config, server })
+    }
+
+    /// Installations that start at the same moment may all find the same port free: those that come too late try another.
+    async fn start_postgres(&self, password: &Secret) -> anyhow::Result<(Postgres, u16)> {
+        let mut attempts = 1..=3;
+        loop {
+            let port = ports::usual_or_free(5432)?;
+            let settings = postgres::Settings {
+                folder: self.servers.join("postgres"),
+                port,
+                password: password.clone(),
+                durable: true,
+                extra: Vec::new(),
+            };
+            match Postgres::start(settings).await {
+                Err(PostgresError::Start(_)) if ports::usual_or_free(port)? != port && attempts.next().is_some() => {}
+                started => return Ok((started?, port)),
+            }
+        }
     }
 
     /// Writes the broker's files from the database, starts it, and proves that it obeys them. `users` are those that the
@@ -151,8 +161,8 @@ impl Installation {
 
     /// The broker's certificates, if it has a listener that needs some.
     pub(in crate::cli) fn certificates(&self, settings: &Settings) -> Option<Certificates> {
-        let wanted = settings.port(Kind::Tls).or(settings.port(Kind::MutualTls));
-        wanted.map(|_| Certificates {
+        let wanted = settings.listeners.iter().any(|listener| listener.kind.uses_tls());
+        wanted.then(|| Certificates {
             folder: self.broker().certs(),
             names: settings.certificate_names(),
         })
