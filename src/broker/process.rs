@@ -1,10 +1,11 @@
 //! The broker's process: whether it runs, and how it is told to read its files again.
 
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -18,8 +19,8 @@ pub enum Process {
     File(PathBuf),
     /// The one process of that name that can be seen from here, as from a container that shares the broker's.
     Named,
-    /// The service `mosquitto` of the Compose file in this folder.
-    Compose(PathBuf),
+    /// In another container, beside a script that passes on what is written into this named pipe (`mosquitto/bell.sh`).
+    Bell(PathBuf),
 }
 
 /// Why the broker could not be told.
@@ -37,12 +38,15 @@ pub enum ProcessError {
     /// There is more than one.
     #[error("several processes are called mosquitto ({0:?}); which is meant cannot be told")]
     Several(Vec<i32>),
-    /// `docker` cannot be run.
-    #[error("docker compose cannot be run: {0}")]
-    Compose(io::Error),
-    /// `docker` said no.
-    #[error("docker compose: {0}")]
-    Refused(String),
+    /// The named pipe cannot be written to.
+    #[error("the broker's bell {path} cannot be rung: {source}", path = .path.display())]
+    Bell {
+        /// The pipe.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
 }
 
 impl Process {
@@ -68,7 +72,7 @@ impl Process {
                     _ => Err(ProcessError::Several(pids)),
                 }
             }
-            Self::Compose(_) => Ok(None),
+            Self::Bell(_) => Ok(None),
         }
     }
 
@@ -78,11 +82,26 @@ impl Process {
     /// # Errors
     /// See [`ProcessError`].
     pub fn reload(&self) -> Result<bool, ProcessError> {
-        if let Self::Compose(folder) = self {
-            return compose(folder, &["kill", "--signal", "SIGHUP", PROGRAM]).map(|_| true);
+        self.tell(Signal::SIGHUP, "reload")
+    }
+
+    /// Ends the broker, which saves its sessions first. Returns whether there was one.
+    ///
+    /// # Errors
+    /// See [`ProcessError`].
+    pub fn end(&self) -> Result<bool, ProcessError> {
+        self.tell(Signal::SIGTERM, "end")
+    }
+
+    fn tell(&self, with: Signal, word: &str) -> Result<bool, ProcessError> {
+        if let Self::Bell(path) = self {
+            return ring(path, word).map_err(|source| ProcessError::Bell {
+                path: path.clone(),
+                source,
+            });
         }
         let Some(pid) = self.id()? else { return Ok(false) };
-        signal(pid, Signal::SIGHUP)?;
+        signal(pid, with)?;
         Ok(true)
     }
 }
@@ -98,21 +117,17 @@ pub fn signal(pid: i32, signal: Signal) -> Result<(), ProcessError> {
     })
 }
 
-/// Runs `docker compose` in `folder`, and returns what it printed.
-///
-/// # Errors
-/// [`ProcessError::Compose`], [`ProcessError::Refused`].
-pub fn compose(folder: &Path, arguments: &[&str]) -> Result<String, ProcessError> {
-    let output = Command::new("docker")
-        .arg("compose")
-        .args(arguments)
-        .current_dir(folder)
-        .output()
-        .map_err(ProcessError::Compose)?;
-    if !output.status.success() {
-        return Err(ProcessError::Refused(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+/// Writes a word into the pipe; returns whether there is somebody who reads it.
+fn ring(path: &Path, word: &str) -> io::Result<bool> {
+    if !fs::metadata(path)?.file_type().is_fifo() {
+        return Err(io::Error::other("it is no named pipe"));
     }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    // Without waiting: nobody reads where there is no broker.
+    match OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(path) {
+        Ok(mut bell) => bell.write_all(format!("{word}\n").as_bytes()).map(|()| true),
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether this is the broker, and not another process that got the number of one that ended.

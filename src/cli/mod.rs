@@ -67,9 +67,21 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         _ => unreachable!("clap demands one of the above"),
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("iotflow: {error:#}");
+        eprintln!("iotflow: {}", sentence(&error));
         ExitCode::from(EXIT_UNUSABLE)
     })
+}
+
+/// An error and its causes in one line. Many of ours name their cause already, which is not said again.
+fn sentence(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .map(ToString::to_string)
+        .fold(String::new(), |said, cause| match (said.is_empty(), said.ends_with(&cause)) {
+            (true, _) => cause,
+            (false, true) => said,
+            (false, false) => format!("{said}: {cause}"),
+        })
 }
 
 /// Each variable as a flag; a secret only as the name of a file, for a command line can be read by others.
@@ -127,8 +139,12 @@ impl Sources {
 
     /// The same, and what the installation in `data` says of its broker and its database, each where no other is named.
     fn with_installation(matches: &ArgMatches, data: &Path) -> anyhow::Result<Self> {
+        Self::with_known(matches, installation::folder::variables(data)?)
+    }
+
+    /// The same, and what is `known` of a broker and a database, each where no other is named.
+    fn with_known(matches: &ArgMatches, mut known: HashMap<String, String>) -> anyhow::Result<Self> {
         let mut sources = Self::new(matches)?;
-        let mut known = installation::folder::variables(data)?;
         let named = |what: &[&str]| what.iter().any(|name| sources.is_set(name));
         let (broker, database) = (
             named(&["MQTT_HOST", "MQTT_PORT", "MQTT_USERNAME", "MQTT_PASSWORD"]),
@@ -180,6 +196,18 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_cause_is_said_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("file: {source}")]
+        struct Named {
+            source: std::io::Error,
+        }
+        let source = std::io::Error::other("gone");
+        let error = anyhow::Error::from(Named { source }).context("no broker");
+        assert_eq!(super::sentence(&error), "no broker: file: gone");
+    }
+
     #[test]
     fn the_command_line_is_sound() {
         super::command().debug_assert();

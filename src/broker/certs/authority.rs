@@ -145,6 +145,14 @@ impl Authority {
         self.store.folder()
     }
 
+    /// Refuses names that a server's certificate cannot have, before there is one.
+    ///
+    /// # Errors
+    /// [`AuthorityError::ServerName`], [`AuthorityError::NoServerName`].
+    pub fn check_server_names(names: &[String]) -> Result<(), AuthorityError> {
+        x509::check_server_names(names)
+    }
+
     /// Issues what the broker shows its clients, good for these host names and addresses. One that was there is replaced, and
     /// stays good until it ends: no client asks the list about a server.
     ///

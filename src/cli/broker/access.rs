@@ -8,13 +8,16 @@ use tokio_postgres::{Client, Transaction};
 
 use crate::access::agent;
 use crate::cli::installation::folder::{Installation, Settings};
-use crate::cli::{EXIT_FAILED, EXIT_OK, Sources};
+use crate::cli::{EXIT_FAILED, EXIT_OK};
 use crate::db::config::Config as DbConfig;
 use crate::db::{migrate, pool};
 use crate::identity::audit::{self, Act, Action, Actor, Outcome};
 use crate::protocol::id::Username;
+use crate::stack::account::Account;
 
 use super::Asked;
+use super::compose::AGENT;
+use super::place::Place;
 
 /// Changes gather for five seconds at most, and are proven within ten.
 const IN_FORCE_WITHIN: Duration = Duration::from_secs(30);
@@ -22,8 +25,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(25);
 
 const STATE: &str = "SELECT version, applied_version, alarm FROM broker_access";
 
+/// How long an agent in a container is waited for, which may be starting.
+const AGENT_WITHIN: Duration = Duration::from_secs(5);
+
 /// The installation and its database.
 pub(super) struct Registry {
+    compose: bool,
     pub(super) installation: Installation,
     pub(super) settings: Settings,
     pub(super) client: Client,
@@ -59,11 +66,11 @@ impl InForce {
 impl Registry {
     /// Reaches the database of the installation.
     pub(super) async fn open(asked: &Asked<'_>) -> anyhow::Result<Self> {
-        let installation = Installation::open(&asked.data)?;
-        let settings = installation.settings()?.context("it is there")?;
-        let config = Sources::with_installation(asked.matches, &asked.data)?.config()?;
-        let client = connect(&config.db, &installation).await?;
+        let (installation, settings) = asked.installation()?;
+        let config = asked.sources()?.config()?;
+        let client = connect(&config.db, asked, &installation).await?;
         Ok(Self {
+            compose: matches!(asked.place, Place::Compose(_)),
             installation,
             settings,
             client,
@@ -101,17 +108,25 @@ impl Registry {
 
     async fn until_in_force(&mut self) -> anyhow::Result<InForce> {
         let wanted: i64 = self.client.query_one(STATE, &[]).await?.get(0);
-        let deadline = tokio::time::Instant::now() + IN_FORCE_WITHIN;
+        let begun = tokio::time::Instant::now();
         loop {
             let row = self.client.query_one(STATE, &[]).await?;
             if row.get::<_, i64>(1) >= wanted {
                 return Ok(InForce::Now);
             }
-            if !agent::is_at_work(&self.client).await? {
+            let kept = agent::is_at_work(&self.client).await?;
+            if !kept && self.compose && begun.elapsed() > AGENT_WITHIN {
+                bail!(
+                    "the change is in the database, and {AGENT}, which brings it to the broker, is not running: docker compose up --detach {AGENT}"
+                );
+            }
+            if !kept && !self.compose {
+                // Not there before the first start.
+                Account::for_servers()?.create_passage(&self.installation.broker().folder)?;
                 let applied = self.installation.applier(&self.settings)?.apply(&mut self.client).await?;
                 return Ok(if applied.proven { InForce::Now } else { InForce::WhenStarted });
             }
-            if tokio::time::Instant::now() > deadline {
+            if begun.elapsed() > IN_FORCE_WITHIN {
                 let why = row
                     .get::<_, Option<String>>(2)
                     .unwrap_or_else(|| "the broker's keeper is slow".to_owned());
@@ -122,13 +137,13 @@ impl Registry {
     }
 }
 
-async fn connect(config: &DbConfig, installation: &Installation) -> anyhow::Result<Client> {
+async fn connect(config: &DbConfig, asked: &Asked<'_>, installation: &Installation) -> anyhow::Result<Client> {
     let client = pool::connect(config, "broker").await.with_context(|| {
         let started = installation.runner().ok().flatten().is_some();
         if started {
-            "the database cannot be reached"
+            "the database cannot be reached".to_owned()
         } else {
-            "the database cannot be reached; is it running? ./mqtt_manage.sh start"
+            format!("the database cannot be reached; is it running? {}", asked.how_to_start())
         }
     })?;
     migrate::migrate(config)

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::{Arg, ArgAction, Command};
-use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -14,7 +13,7 @@ use crate::access::agent;
 use crate::access::apply::Applier;
 use crate::broker::access_set::Shelf;
 use crate::broker::conf::Paths;
-use crate::broker::process::{self, Process};
+use crate::broker::process::Process;
 use crate::cli::installation::servers::seed;
 use crate::cli::{EXIT_FAILED, EXIT_OK, Sources, runtime};
 use crate::config::Config;
@@ -34,8 +33,9 @@ const FLEET: &str = "fleet";
 pub(super) fn command() -> Command {
     Command::new("agent")
         .about("Keep a broker that runs elsewhere, as in a container, in step with the database")
-        .long_about("Writes who may do what from the database into the broker's files, tells the broker (the one process called mosquitto that can be seen from here), and proves that it obeys. MQTT_HOST, MQTT_PORT, MQTT_USERNAME and MQTT_PASSWORD are the service's own login at the staff's listener.")
+        .long_about("Writes who may do what from the database into the broker's files, tells the broker (by --bell, or the one process called mosquitto that can be seen from here), and proves that it obeys. MQTT_HOST, MQTT_PORT, MQTT_USERNAME and MQTT_PASSWORD are the service's own login at the staff's listener.")
         .arg(Arg::new("folder").long("folder").value_name("FOLDER").help("The broker's folder, in which `access` is written"))
+        .arg(Arg::new("bell").long("bell").value_name("PIPE").help("The named pipe of mosquitto/bell.sh, which tells the broker in another container"))
         .arg(Arg::new("device-listener").long("device-listener").value_name("HOST:PORT").help("A listener for devices, to be proven too"))
         .arg(Arg::new("fleet-password-file").long("fleet-password-file").value_name("FILE").help("Let in the simulator, as `fleet`, with this password"))
         .arg(Arg::new("check").long("check").action(ArgAction::SetTrue).help("Only say whether an agent is at work and the last change in force"))
@@ -68,7 +68,10 @@ pub(super) fn run(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
     let applier = Applier {
         tree: TopicTree::new(&config.ingest.base_topic)?,
         shelf: Shelf::new(Paths::of(&folder), None),
-        process: Process::Named,
+        process: match asked.matches.get_one::<String>("bell") {
+            Some(pipe) => Process::Bell(PathBuf::from(pipe)),
+            None => Process::Named,
+        },
         listeners,
     };
     runtime()?.block_on(keep(&config, fleet, applier))
@@ -101,9 +104,7 @@ async fn keep(config: &Config, fleet: Option<Secret>, applier: Applier) -> anyho
             }
             Some(why) = alarms.recv() => {
                 error!(why, "the broker is ended; one that starts refuses files that it cannot read");
-                if let Some(pid) = process.id()? {
-                    process::signal(pid, Signal::SIGTERM)?;
-                }
+                process.end()?;
             }
         }
     }

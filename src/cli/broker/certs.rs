@@ -19,6 +19,7 @@ use crate::identity::users::is_reserved;
 use crate::protocol::id::{DeviceId, DeviceIdRef, Username};
 use crate::stack::account::Account;
 
+use super::place::Place;
 use super::{Asked, certs_output};
 
 /// Devices outlive their makers' plans, and a new authority means a visit to each.
@@ -182,6 +183,7 @@ pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let asked = Asked {
         matches,
         data: matches.get_one::<String>("data").map(PathBuf::from).context("it has a default")?,
+        place: Place::Local,
         json,
     };
     let installation = match matches.get_one::<PathBuf>("folder") {

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::broker::certs::authority::Authority;
 use crate::cli::installation::certificates::LEAF_VALIDITY;
-use crate::cli::installation::folder::{Installation, replace};
+use crate::cli::installation::folder::replace;
 use crate::cli::runtime;
 use crate::devices::registry;
 use crate::identity::audit::Action;
@@ -61,7 +61,7 @@ pub(super) fn generate(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
         );
     }
     let (proof, hash) = if by_certificate {
-        let certs = Installation::open(&asked.data)?.broker().certs();
+        let certs = asked.installation()?.0.broker().certs();
         (
             Proof::Certificate(devices_file(&certs, id, "pem"), devices_file(&certs, id, "key")),
             None,

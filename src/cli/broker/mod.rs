@@ -11,22 +11,26 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use super::{DATA, with_variables};
+use place::Place;
 
 mod access;
 mod agent;
 mod backup;
 mod certs;
 mod certs_output;
+mod compose;
 mod device;
 mod life;
 mod login;
 mod logs;
+mod place;
 mod run;
 mod setup;
 mod status;
+mod status_output;
 mod test;
 mod users;
 
@@ -34,6 +38,7 @@ mod users;
 struct Asked<'a> {
     matches: &'a ArgMatches,
     data: PathBuf,
+    place: Place,
     json: bool,
 }
 
@@ -59,6 +64,20 @@ pub(super) fn command() -> Command {
 }
 
 fn with_common(command: Command) -> Command {
+    // These two run the broker, and keep it, themselves.
+    let command = match command.get_name() {
+        "run" | "agent" => command,
+        _ => command.arg(
+            Arg::new("compose")
+                .long("compose")
+                .value_name("FOLDER")
+                .value_parser(value_parser!(PathBuf))
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value(".")
+                .help("The broker that Compose runs, by the docker-compose.yml of this folder; meant anyway where ./secrets is made, no --data is given, and no broker is in its default"),
+        ),
+    };
     with_variables(
         command
             .arg(
@@ -77,11 +96,18 @@ pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     if name == "certs" {
         return certs::run(matches);
     }
+    let data = matches.get_one::<String>("data").map(PathBuf::from).expect("it has a default");
     let asked = Asked {
         matches,
-        data: matches.get_one::<String>("data").map(PathBuf::from).expect("it has a default"),
+        place: Place::of(matches, &data)?,
+        data,
         json: matches.get_flag("json"),
     };
+    if let Place::Compose(compose) = &asked.place
+        && let Some(outcome) = compose.run(name, &asked)
+    {
+        return outcome;
+    }
     match name {
         "setup" => setup::setup(&asked),
         "setup-admin" => users::setup_admin(&asked),

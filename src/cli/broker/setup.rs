@@ -1,11 +1,13 @@
 //! `setup`: what the installation is told once, and the first start.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::{Arg, ArgAction, Command};
 use serde_json::json;
 
+use crate::broker::certs::authority::Authority;
 use crate::broker::conf::{Kind, Listener};
 use crate::cli::installation::folder::{Installation, Settings};
 use crate::cli::installation::servers::DATABASE_SECRET;
@@ -34,11 +36,7 @@ pub(super) fn commands() -> Vec<Command> {
 pub(super) fn setup(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
     let sources = Sources::new(asked.matches)?;
     let config = sources.config()?;
-    let installation = Installation::create(&asked.data)?;
-    if let Some((pid, _)) = installation.runner()? {
-        bail!("the broker runs (process {pid}); stop it first: ./mqtt_manage.sh stop");
-    }
-    let known = installation.settings()?.filter(|settings| !settings.improvised);
+    let known = known(&asked.data)?.filter(|settings| !settings.improvised);
     let again = known.is_some();
     let mut settings = known.unwrap_or_else(|| Settings::usual(&config.ingest.base_topic, false));
     if sources.is_set("MQTT_BASE_TOPIC") {
@@ -64,6 +62,9 @@ pub(super) fn setup(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
     if settings.port(Kind::Staff).is_none() {
         bail!("the listener for the staff cannot be left out: the service itself comes by it");
     }
+    Authority::check_server_names(&settings.names)?;
+    // All that was asked for makes sense: from here on things change.
+    let installation = Installation::create(&asked.data)?;
     if sources.is_set("DATABASE_URL") {
         settings.own_database = false;
         installation.keep_secret(DATABASE_SECRET, &config.db.url)?;
@@ -89,10 +90,22 @@ pub(super) fn setup(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
     life::start(asked)
 }
 
+/// What an installation that does not run was told before.
+fn known(data: &Path) -> anyhow::Result<Option<Settings>> {
+    if !data.exists() {
+        return Ok(None);
+    }
+    let installation = Installation::create(data)?;
+    if let Some((pid, _)) = installation.runner()? {
+        bail!("the broker runs (process {pid}); stop it first: ./mqtt_manage.sh stop");
+    }
+    installation.settings()
+}
+
 fn put(listeners: &mut Vec<Listener>, place: &str) -> anyhow::Result<()> {
-    let expected = || format!("--listener {place}: KIND=ADDRESS:PORT is expected, such as plain=127.0.0.1:1883, or KIND=off");
+    let expected = || format!("--listener {place:?}: KIND=ADDRESS:PORT is expected, such as plain=127.0.0.1:1883, or KIND=off");
     let (kind, place) = place.split_once('=').with_context(expected)?;
-    let kind: Kind = serde_json::from_value(json!(kind)).with_context(expected)?;
+    let kind: Kind = serde_json::from_value(json!(kind)).ok().with_context(expected)?;
     let is_web = |kind| matches!(kind, Kind::WebSockets | Kind::SecureWebSockets);
     // WebSockets are one listener, in the clear or not.
     listeners.retain(|listener| listener.kind != kind && !(is_web(listener.kind) && is_web(kind)));
@@ -100,8 +113,8 @@ fn put(listeners: &mut Vec<Listener>, place: &str) -> anyhow::Result<()> {
         return Ok(());
     }
     let (address, port) = place.rsplit_once(':').with_context(expected)?;
-    let address: std::net::IpAddr = address.parse().with_context(expected)?;
-    let port = port.parse().with_context(expected)?;
+    let address: std::net::IpAddr = address.parse().ok().with_context(expected)?;
+    let port = port.parse().ok().with_context(expected)?;
     listeners.push(Listener {
         kind,
         address: address.to_string(),

@@ -11,7 +11,6 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::broker::conf::Kind;
-use crate::cli::installation::folder::Installation;
 use crate::cli::{EXIT_FAILED, EXIT_OK, Sources, runtime};
 use crate::mqtt::config::Config as MqttConfig;
 use crate::mqtt::connection::{Connection, ConnectionError};
@@ -33,15 +32,14 @@ pub(super) fn command() -> Command {
 }
 
 pub(super) fn run(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
-    let installation = Installation::open(&asked.data)?;
-    let sources = Sources::with_installation(asked.matches, &asked.data)?;
+    let (_, settings) = asked.installation()?;
+    let sources = asked.sources()?;
     let mut config = sources.config()?.mqtt;
     if let Some(user) = asked.matches.get_one::<String>("user") {
         let password =
             given(asked)?.context("the user's password is expected: after the name, or with --password-file or --password-stdin")?;
         config = config.errand(user, Secret::new(password));
         let elsewhere = Sources::new(asked.matches)?.is_set("MQTT_HOST");
-        let settings = installation.settings()?.context("it is there")?;
         if let (false, Some(port)) = (elsewhere, settings.port(Kind::Plain)) {
             config.port = port;
         }

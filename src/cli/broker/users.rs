@@ -79,13 +79,15 @@ pub(super) fn with_password(command: Command) -> Command {
 pub(super) fn given(asked: &Asked<'_>) -> anyhow::Result<Option<String>> {
     let end = |text: String| text.trim_end_matches(['\r', '\n']).to_owned();
     if let Some(file) = asked.matches.get_one::<String>("password-file") {
-        return Ok(Some(end(std::fs::read_to_string(file).with_context(|| file.clone())?)));
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("--password-file {file:?}: a file with the password is expected"))?;
+        return Ok(Some(end(text)));
     }
     if asked.matches.get_flag("password-stdin") {
         let mut text = String::new();
         std::io::stdin()
             .read_to_string(&mut text)
-            .context("standard input cannot be read")?;
+            .context("--password-stdin: the password is expected on standard input")?;
         return Ok(Some(end(text)));
     }
     Ok(asked.matches.get_one::<String>("password").cloned())
