@@ -163,7 +163,7 @@ async fn users_of_the_containers_are_in_force_when_the_command_returns() {
     containers.kill_agent();
     let said = containers.place.says(&["create-user", "device002", "secretpassword"]);
     assert!(
-        said.code == Some(1) && said.out.contains("docker compose up --detach broker-agent"),
+        said.code == Some(1) && said.out.contains("NOT YET in force") && said.out.contains("docker compose up --detach broker-agent"),
         "{said:?}"
     );
     containers.start_agent(None);

@@ -110,7 +110,11 @@ async fn a_name_that_is_none_is_refused_and_changes_nothing() {
         assert!(said.code == Some(2) && said.error.contains("unexpected argument '-u'"), "{said:?}");
     }
     for verb in ["create-user", "generate-device"] {
-        assert_refused(verb, &place.says(&[verb, "iotflow-canary"]), "are the service's own");
+        assert_refused(
+            verb,
+            &place.says(&[verb, "iotflow-canary"]),
+            "names that begin with iotflow- are the service's own",
+        );
         assert_refused(verb, &place.says(&[verb, "iotflow"]), "there is a user iotflow already");
     }
     for role in ["", "root", "service", "admin\n"] {

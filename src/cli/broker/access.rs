@@ -116,9 +116,7 @@ impl Registry {
             }
             let kept = agent::is_at_work(&self.client).await?;
             if !kept && self.compose && begun.elapsed() > AGENT_WITHIN {
-                bail!(
-                    "the change is in the database, and {AGENT}, which brings it to the broker, is not running: docker compose up --detach {AGENT}"
-                );
+                bail!("{AGENT}, which brings it there, is not running: docker compose up --detach {AGENT}");
             }
             if !kept && !self.compose {
                 // Not there before the first start.

@@ -160,12 +160,7 @@ async fn access(config: &Config) -> anyhow::Result<Access> {
 }
 
 fn door(listener: &Listener) -> Door {
-    let host = if listener.address == "0.0.0.0" {
-        "127.0.0.1"
-    } else {
-        listener.address.as_str()
-    };
-    let places = (host, listener.port).to_socket_addrs();
+    let places = (listener.reached_at(), listener.port).to_socket_addrs();
     Door {
         kind: listener.kind,
         address: listener.address.clone(),
