@@ -211,7 +211,7 @@ fn logs_show_what_was_said_and_what_comes() {
     let ours = |line: &&str| line.starts_with("said ");
     let said = place.does(&["logs", "--no-follow", "--lines", "50"]);
     assert!(said.lines().count() <= 50, "{said}");
-    assert_eq!(said.lines().filter(ours).next_back(), Some("said before 99"), "{said}");
+    assert_eq!(said.lines().rfind(ours), Some("said before 99"), "{said}");
     assert!(!said.contains("said before 01\n"), "{said}");
     let mut child = place
         .command(&["logs", "-n", "20"])
@@ -221,7 +221,7 @@ fn logs_show_what_was_said_and_what_comes() {
     let mut lines = BufReader::new(child.stdout.take().expect("it is a pipe")).lines();
     let mut next = || loop {
         let line = lines.next().expect("a line").expect("text");
-        if line.starts_with("said ") && line >= "said before 99".to_owned() {
+        if line.starts_with("said ") && line.as_str() >= "said before 99" {
             return line;
         }
     };
