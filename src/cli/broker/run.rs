@@ -6,12 +6,15 @@ use anyhow::Context as _;
 use clap::Command;
 use nix::sys::signal::Signal;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::cli::installation::folder::{Installation, Settings, Taken};
 use crate::cli::installation::servers::{SERVICE, SERVICE_SECRET};
 use crate::cli::{EXIT_OK, Sources, runtime};
 use crate::db::config::Config as DbConfig;
+use crate::db::error::describe;
+use crate::db::pool;
+use crate::identity::audit::{self, Act, Action, Actor, Outcome};
 use crate::lifecycle::signals::Signals;
 use crate::observe::logging;
 use crate::protocol::rights::Role;
@@ -47,6 +50,7 @@ async fn serve(installation: &Installation, settings: &Settings, (database, name
         started = started => started?,
         _ = signals.next() => return Ok(()),
     };
+    note(&database.config, Action::BrokerStart, installation).await;
     taken.ready()?;
     info!(folder = %installation.data.display(), "the broker is up, and proven");
     let stop = CancellationToken::new();
@@ -60,8 +64,21 @@ async fn serve(installation: &Installation, settings: &Settings, (database, name
             supervised.await;
         }
     }
+    note(&database.config, Action::BrokerStop, installation).await;
     if let Some(server) = &mut database.server {
         server.halt(Signal::SIGINT)?;
     }
     Ok(())
+}
+
+/// Puts it on record. That it cannot be is no reason not to start, or not to stop.
+async fn note(database: &DbConfig, action: Action, installation: &Installation) {
+    let folder = installation.data.display().to_string();
+    let recorded = async {
+        let client = pool::connect(database, "broker").await?;
+        audit::record(&client, &Act::new(&Actor::of_command_line(), action, &folder, Outcome::Done)).await
+    };
+    if let Err(error) = recorded.await {
+        warn!(error = describe(&error), action = action.as_str(), "not in the audit");
+    }
 }
