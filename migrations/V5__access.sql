@@ -37,7 +37,7 @@ CREATE TABLE broker_access (
 );
 COMMENT ON TABLE broker_access IS 'How far the broker''s files are behind the tables above.';
 COMMENT ON COLUMN broker_access.version IS 'Moved on by every statement that changes who may do what.';
-COMMENT ON COLUMN broker_access.applied_version IS 'The version that the broker was proven to obey.';
+COMMENT ON COLUMN broker_access.applied_version IS 'The version that is in the broker''s files, and that it was proven to obey if it ran.';
 COMMENT ON COLUMN broker_access.alarm IS 'Why the last change is not in force; NULL when all is well.';
 INSERT INTO broker_access DEFAULT VALUES;
 

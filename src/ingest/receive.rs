@@ -152,7 +152,7 @@ impl Subscriber {
                         _ if filter.starts_with("$SYS/") => {}
                         reason => {
                             return Err(Broken::Refused {
-                                filter: filter.clone(),
+                                filter: without_share_name(filter),
                                 reason: *reason,
                             });
                         }
@@ -186,5 +186,25 @@ impl Subscriber {
         if dropped > 0.0 {
             self.warn("the broker has dropped messages (iotflow_broker_dropped_messages): a queue limit is too low (Mosquitto: a large max_queued_messages, with max_queued_bytes and memory_limit)");
         }
+    }
+}
+
+/// A filter as a log may show it: whoever knows the share's name can take messages out of it.
+fn without_share_name(filter: &str) -> String {
+    let shared = filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/'));
+    shared.map_or_else(|| filter.to_owned(), |(_, topics)| format!("$share/[secret]/{topics}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_shown_without_its_name() {
+        assert_eq!(
+            without_share_name("$share/hidden/iotflow/devices/+/telemetry/#"),
+            "$share/[secret]/iotflow/devices/+/telemetry/#"
+        );
+        assert_eq!(without_share_name("iotflow/devices/+/status/#"), "iotflow/devices/+/status/#");
     }
 }

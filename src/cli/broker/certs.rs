@@ -12,6 +12,7 @@ use crate::broker::certs::authority::{Authority, Change, Existing, Old};
 use crate::broker::certs::error::AuthorityError;
 use crate::broker::certs::index::{Kind, Which};
 use crate::broker::certs::serial::Serial;
+use crate::cli::installation::certificates::{CA_DAYS, LEAF_DAYS};
 use crate::cli::installation::folder::Installation;
 use crate::cli::{DATA, EXIT_FAILED, EXIT_OK, Sources, database, runtime};
 use crate::identity::audit::{self, Act, Action, Actor, Outcome};
@@ -22,10 +23,6 @@ use crate::stack::account::Account;
 use super::place::Place;
 use super::{Asked, certs_output};
 
-/// Devices outlive their makers' plans, and a new authority means a visit to each.
-const CA_DAYS: u64 = 3650;
-/// What browsers and phones take from an authority at most is 398 days; a little more than a year leaves time to renew.
-const LEAF_DAYS: u64 = 397;
 const SOON_DAYS: u64 = 30;
 const SECONDS_PER_DAY: u64 = 86_400;
 

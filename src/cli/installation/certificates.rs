@@ -15,10 +15,14 @@ use crate::protocol::id::DeviceIdRef;
 use crate::stack::account::Account;
 
 const DAY: Duration = Duration::from_secs(86_400);
+/// Days that an authority is good, unless people ask for others.
+pub(in crate::cli) const CA_DAYS: u64 = 3650;
+/// Days that what it issues is good, unless people ask for others.
+pub(in crate::cli) const LEAF_DAYS: u64 = 397;
 /// What an authority is good for; devices outlive plans, and a new one means a visit to each.
-const CA_VALIDITY: Duration = Duration::from_secs(3650 * DAY.as_secs());
+const CA_VALIDITY: Duration = Duration::from_secs(CA_DAYS * DAY.as_secs());
 /// A little more than a year.
-pub(in crate::cli) const LEAF_VALIDITY: Duration = Duration::from_secs(397 * DAY.as_secs());
+pub(in crate::cli) const LEAF_VALIDITY: Duration = Duration::from_secs(LEAF_DAYS * DAY.as_secs());
 /// Renewed by itself when it has less left.
 const RENEW_BEFORE: Duration = Duration::from_secs(30 * DAY.as_secs());
 

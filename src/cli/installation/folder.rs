@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::broker::conf::{Kind, Listener, Paths};
+use crate::broker::disk;
 use crate::broker::passwords;
 use crate::observe::secret::Secret;
-use crate::stack::account::{Account, write_private};
+use crate::stack::account::Account;
 
 /// How often, and after which pause, the folder is tried to be taken.
 const LOCK_TRIES: u32 = 20;
@@ -280,11 +281,7 @@ pub(in crate::cli) fn variables(data: &Path) -> anyhow::Result<HashMap<String, S
 
 /// Writes a file that only we can read, whole or not at all.
 pub(in crate::cli) fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
-    let next = path.with_extension("next");
-    write_private(&next, text)
-        .and_then(|()| fs::File::open(&next)?.sync_all())
-        .and_then(|()| fs::rename(&next, path))
-        .with_context(|| format!("{} cannot be written", path.display()))
+    Ok(disk::replace(path, text.as_bytes(), disk::PRIVATE, None)?)
 }
 
 /// The data folder, or one that the servers' account can reach where it cannot reach that.
