@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio_postgres::{Client, IsolationLevel};
 use tracing::{error, info, warn};
 
-use crate::broker::access_set::{AccessSet, AccessSetError, Canary, Locked, Shelf};
+use crate::broker::access_set::{AccessSet, AccessSetError, Canary};
 use crate::broker::acl::Member;
 use crate::broker::passwords::{BadHash, Hash};
 use crate::broker::process::{Process, ProcessError};
+use crate::broker::shelf::{Locked, Shelf};
 use crate::db::error::describe;
 use crate::identity::audit::{self, Act, Action, Actor, Outcome};
 use crate::identity::users::{self, User, UserError};

@@ -2,7 +2,7 @@
 //! it is.
 //!
 //! ```text
-//! passwords, acl ─► access_set ─► one folder, changed in one step     conf ─► settings and listeners
+//! passwords, acl ─► access_set ─► shelf: changed in one step     conf ─► settings and listeners
 //! digest, disk ─► certs ─► certificates, their keys, who is revoked   process ─► told to read them
 //!             └─► backup ─► one archive, and back                     persistence ─► told to write its sessions
 //!                                                                     sys ─► what it says of itself
@@ -22,6 +22,8 @@ pub mod digest;
 pub mod disk;
 
 pub mod access_set;
+
+pub mod shelf;
 
 pub mod certs;
 

@@ -3,10 +3,11 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use iotflow::broker::access_set::{AccessSet, Canary, Shelf};
+use iotflow::broker::access_set::{AccessSet, Canary};
 use iotflow::broker::acl::Member;
 use iotflow::broker::conf::{self, Kind, Listener, Paths};
 use iotflow::broker::passwords::Hash;
+use iotflow::broker::shelf::Shelf;
 use iotflow::observe::secret::Secret;
 use iotflow::protocol::id::Username;
 use iotflow::protocol::rights::Role;

@@ -2,11 +2,11 @@
 
 use iotflow::access::agent;
 use iotflow::access::apply::Applier;
-use iotflow::broker::access_set::Shelf;
 use iotflow::broker::certs::authority::{Authority, Existing};
 use iotflow::broker::conf::{self, Kind, Listener, Paths};
 use iotflow::broker::passwords::Hash;
 use iotflow::broker::process::Process;
+use iotflow::broker::shelf::Shelf;
 use iotflow::db::config::Config as DbConfig;
 use iotflow::db::migrate::migrate;
 use iotflow::identity::users::{self, CANARY};

@@ -11,9 +11,9 @@ use tracing::{error, info};
 
 use crate::access::agent;
 use crate::access::apply::Applier;
-use crate::broker::access_set::Shelf;
 use crate::broker::conf::Paths;
 use crate::broker::process::Process;
+use crate::broker::shelf::Shelf;
 use crate::cli::installation::servers::seed;
 use crate::cli::{EXIT_FAILED, EXIT_OK, Sources, runtime};
 use crate::config::Config;

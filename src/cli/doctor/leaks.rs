@@ -8,8 +8,9 @@ use std::time::Duration;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Filter, PubAckReason};
 
-use crate::broker::access_set::{Canary, Shelf};
+use crate::broker::access_set::Canary;
 use crate::broker::conf::Kind;
+use crate::broker::shelf::Shelf;
 use crate::cli::installation::folder::Installation;
 use crate::identity::users::CANARY;
 use crate::mqtt::config::Config as MqttConfig;

@@ -8,10 +8,10 @@ use tokio_postgres::Client;
 use tracing::warn;
 
 use crate::access::apply::Applier;
-use crate::broker::access_set::Shelf;
 use crate::broker::conf::{self, Kind};
 use crate::broker::passwords::Hash;
 use crate::broker::process::Process;
+use crate::broker::shelf::Shelf;
 use crate::cli::Sources;
 use crate::db::config::Config as DbConfig;
 use crate::db::{migrate, pool};
