@@ -25,6 +25,10 @@ pub mod ingest;
 pub mod stack;
 
 pub mod access;
+pub mod operations;
+
+pub mod courier;
+
 pub mod api;
 
 pub mod config;

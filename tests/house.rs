@@ -16,6 +16,8 @@ const FLOORS: &[(&str, u8)] = &[
     ("ingest", 4),
     ("stack", 4),
     ("access", 5),
+    ("operations", 5),
+    ("courier", 5),
     ("api", 5),
     ("config", 6),
     ("app", 7),

@@ -1,7 +1,7 @@
 //! The language that devices and server share: topics, ids, times and payloads. No I/O.
 //!
 //! ```text
-//! topic bytes ──► topic ──► DeviceId + Channel
+//! topic bytes ──► topic ──► DeviceId + Channel      channels: the whole tree, as a table
 //! role, groups ──► rights: what the broker is to grant
 //! payload bytes ─► payload ─► Reading (time, names, values, extra) or Event, else a Reason
 //! ```
@@ -11,6 +11,8 @@
 
 pub mod id;
 pub mod topic;
+
+pub mod channels;
 
 pub mod rights;
 

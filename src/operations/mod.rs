@@ -1,0 +1,5 @@
+//! What operators do, whether they come over HTTP or by the command line: each act is one transaction with its entry in the audit.
+//!
+//! ```text
+//! api, cli ──► operations ──► devices (rows) + identity (credentials, audit) ──► PostgreSQL ──► access, courier
+//! ```
