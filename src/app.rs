@@ -270,6 +270,7 @@ impl App {
             residue: Default::default(),
             delivered: Default::default(),
             rates,
+            receipts: None,
         };
         let store = store.clone();
         let stop = self.tasks.stop_token();

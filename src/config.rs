@@ -160,6 +160,7 @@ impl<S: Source> Reader<'_, S> {
         self.take("INGEST_MAX_DEVICE_METRICS", &mut ingest.max_device_metrics);
         self.take("INGEST_DEVICE_RATE", &mut ingest.device_rate);
         self.take("INGEST_DEVICE_BURST", &mut ingest.device_burst);
+        self.take_flag("INGEST_RECEIPTS", &mut ingest.receipts);
         self.take_span("INGEST_TIME_PAST", &mut ingest.time_window.past);
         self.take_span("INGEST_TIME_FUTURE", &mut ingest.time_window.future);
 

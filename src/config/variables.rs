@@ -138,6 +138,11 @@ pub const VARIABLES: &[Variable] = &[
         "0",
         "Messages that a device may send at once above that rate; 0 takes ten seconds' worth",
     ),
+    variable(
+        "INGEST_RECEIPTS",
+        "false",
+        "Whether a device that publishes telemetry with a Response Topic of its own gets a receipt after the commit",
+    ),
     variable("INGEST_TIME_PAST", "3653d", "How far back a device's time may lie"),
     variable("INGEST_TIME_FUTURE", "1d", "How far ahead a device's time may lie"),
     variable("HOST", "127.0.0.1", "Address of the HTTP listener"),

@@ -83,6 +83,9 @@ families! {
     INGEST_HELD_BYTES: Kind::Gauge, "iotflow_ingest_held_bytes", Bytes, "Topics and payloads of the messages in flight";
     INGEST_PAUSES: Kind::Counter, "iotflow_ingest_read_pauses_total", Count, "Times a connection stopped reading because the byte budget was used up";
 
+    INGEST_HTTP: Kind::Counter, "iotflow_ingest_http_total", Count, "Telemetry that came over HTTP, by outcome (committed, duplicate, dead_lettered, refused, rate_limited, overload, unanswered)";
+    INGEST_RECEIPTS: Kind::Counter, "iotflow_ingest_receipts_total", Count, "Receipts that devices asked for, by outcome (sent, refused: not a topic of its own, dropped: no room or not taken by the broker)";
+
     DB_COPY_SECONDS: Kind::Histogram(LATENCY_SECONDS), "iotflow_db_copy_seconds", Seconds, "One batch's way through COPY and commit";
     DB_COPY_ROWS: Kind::Histogram(ROWS), "iotflow_db_copy_rows", Count, "Rows per batch";
     DB_TRANSACTIONS: Kind::Counter, "iotflow_db_transactions_total", Count, "Transactions by name and outcome (ok, retried, refused)";
@@ -139,6 +142,36 @@ pub struct RowMetrics {
     pub duplicate: Counter,
 }
 
+/// The handles of telemetry over HTTP, by outcome.
+#[derive(Debug, Clone)]
+pub struct HttpMetrics {
+    /// Committed with a new row.
+    pub committed: Counter,
+    /// Stored before.
+    pub duplicate: Counter,
+    /// A dead letter.
+    pub dead_lettered: Counter,
+    /// Refused for its payload; kept nowhere.
+    pub refused: Counter,
+    /// Refused for its device sent too much.
+    pub rate_limited: Counter,
+    /// Refused for there was no room.
+    pub overload: Counter,
+    /// Without an outcome in time.
+    pub unanswered: Counter,
+}
+
+/// The handles of receipts, by outcome.
+#[derive(Debug, Clone)]
+pub struct ReceiptMetrics {
+    /// Taken by the broker.
+    pub sent: Counter,
+    /// Asked for where the device may not have one.
+    pub refused: Counter,
+    /// For want of room, or not taken by the broker.
+    pub dropped: Counter,
+}
+
 /// The handles of one named transaction.
 #[derive(Debug, Clone)]
 pub struct TransactionMetrics {
@@ -173,6 +206,10 @@ pub struct Metrics {
     pub shed_overload: Counter,
     /// QoS 0 messages shed because their device sent more than it may.
     pub shed_rate_limited: Counter,
+    /// See `iotflow_ingest_http_total`.
+    pub http: HttpMetrics,
+    /// See `iotflow_ingest_receipts_total`.
+    pub receipts: ReceiptMetrics,
     /// See `iotflow_ingest_held_bytes`.
     pub held_bytes: Gauge,
     /// See `iotflow_ingest_read_pauses_total`.
@@ -230,7 +267,23 @@ impl Metrics {
             .collect();
         let adjusted = |rule| counter(&recorder, INGEST_ADJUSTED, &[("rule", rule)]);
         let shed = |reason| counter(&recorder, INGEST_SHED, &[("reason", reason)]);
+        let http = |outcome| counter(&recorder, INGEST_HTTP, &[("outcome", outcome)]);
+        let receipts = |outcome| counter(&recorder, INGEST_RECEIPTS, &[("outcome", outcome)]);
         Arc::new(Self {
+            http: HttpMetrics {
+                committed: http("committed"),
+                duplicate: http("duplicate"),
+                dead_lettered: http("dead_lettered"),
+                refused: http("refused"),
+                rate_limited: http("rate_limited"),
+                overload: http("overload"),
+                unanswered: http("unanswered"),
+            },
+            receipts: ReceiptMetrics {
+                sent: receipts("sent"),
+                refused: receipts("refused"),
+                dropped: receipts("dropped"),
+            },
             commit_latency: ["0", "1"].map(|qos| histogram(&recorder, QOS_COMMIT_LATENCY, &[("qos", qos)])),
             ack_latency: histogram(&recorder, QOS_ACK_LATENCY, &[("qos", "1")]),
             publish_to_commit: histogram(&recorder, INGEST_PUBLISH_TO_COMMIT, &[]),
