@@ -17,6 +17,7 @@ use crate::api::server;
 use crate::api::state::Parts;
 use crate::config::Config;
 use crate::courier;
+use crate::courier::tap::Taps;
 use crate::db::error::describe;
 use crate::db::flavour::Flavour;
 use crate::db::lease::{Lease, Seeker};
@@ -31,6 +32,7 @@ use crate::ingest::sessions::{self, Session};
 use crate::ingest::subscribe::{Outlet, Purpose, Subscriber};
 use crate::lifecycle::readiness::Readiness;
 use crate::lifecycle::tasks::Tasks;
+use crate::mqtt::publisher::Publisher;
 use crate::observe::accounting::Accounting;
 use crate::observe::metrics::Metrics;
 use crate::protocol::time;
@@ -105,6 +107,14 @@ impl App {
             "broker-report",
             courier::broker::watch(config.mqtt.clone(), heard, tasks.stop_token()),
         );
+        let (publisher, publish) = Publisher::new(
+            &config.mqtt,
+            &config.ingest.group,
+            readiness.latch("broker/publisher"),
+            metrics.connection("publisher"),
+            tasks.stop_token(),
+        );
+        tasks.spawn("publisher", publisher.run());
         let parts = Parts {
             // Created as they are needed: the database may not be there yet.
             pool: pool::impatient(&config.db, "api", config.api.connections, STATEMENT_WITHIN)?,
@@ -117,6 +127,8 @@ impl App {
                 .context("JWT_KEYS cannot be used")?,
             mqtt: config.mqtt.clone(),
             broker,
+            publisher: publish,
+            taps: Taps::new(config.mqtt.clone(), config.ingest.group.clone(), tasks.clone()),
             readiness: readiness.clone(),
             metrics: Arc::clone(&metrics),
             accounting: Arc::clone(&accounting),

@@ -10,9 +10,11 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::courier::broker::Heard;
+use crate::courier::tap::Taps;
 use crate::identity::jwt::verifier::Verifier;
 use crate::lifecycle::readiness::{Condition, Readiness};
 use crate::mqtt::config::Config as MqttConfig;
+use crate::mqtt::publisher::Handle;
 use crate::observe::accounting::Accounting;
 use crate::observe::metrics::Metrics;
 use crate::protocol::topic::TopicTree;
@@ -37,6 +39,10 @@ pub struct Parts {
     pub mqtt: MqttConfig,
     /// What the broker last said of itself.
     pub broker: watch::Receiver<Arc<Heard>>,
+    /// The way to the broker, for what only has to be said.
+    pub publisher: Handle,
+    /// Live tails.
+    pub taps: Taps,
     /// The condition of every part.
     pub readiness: Readiness,
     /// The series.

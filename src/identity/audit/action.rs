@@ -37,6 +37,7 @@ actions! {
     DeviceCreate = "device.create", "A device was registered.";
     GroupAdd = "group.add", "A device was put into a group.";
     GroupRemove = "group.remove", "A device was taken out of a group.";
+    MessagePublish = "message.publish", "A message was published by hand.";
     CertificateIssue = "certificate.issue", "A certificate was issued.";
     CertificateRenew = "certificate.renew", "A certificate was renewed.";
     CertificateRevoke = "certificate.revoke", "A certificate was revoked.";
