@@ -3,3 +3,7 @@
 //! ```text
 //! api, cli ──► operations ──► devices (rows) + identity (credentials, audit) ──► PostgreSQL ──► access, courier
 //! ```
+
+pub mod telemetry;
+
+pub mod dead_letters;
