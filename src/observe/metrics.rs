@@ -16,6 +16,8 @@ pub const QOS_PREFIX: &str = "iotflow_qos_";
 /// From the device's own time to the commit: the series that people are shown.
 pub const PUBLISH_TO_COMMIT: &str = INGEST_PUBLISH_TO_COMMIT.name;
 
+/// The age of the oldest delivery that waits for its ack.
+pub(super) const OLDEST_UNACKED: &str = QOS_OLDEST_UNACKED.name;
 /// What the broker says it dropped.
 pub const BROKER_DROPPED_MESSAGES: &str = BROKER_DROPPED.name;
 
@@ -99,6 +101,8 @@ families! {
     ACCESS_PENDING: Kind::Gauge, "iotflow_access_pending_changes", Count, "Changes of who may do what that the broker was not proven to obey yet";
 
     STATUS_WRITTEN: Kind::Counter, "iotflow_status_devices_written_total", Count, "Device states written";
+    HTTP_REQUESTS: Kind::Counter, "iotflow_http_requests_total", Count, "Requests answered, by the route's template, method and status";
+    HTTP_SECONDS: Kind::Histogram(LATENCY_SECONDS), "iotflow_http_request_seconds", Seconds, "From a request's headers to those of its answer, by the route's template";
     BUILD_INFO: Kind::Gauge, "iotflow_build_info", Count, "1, labelled with the version";
 }
 
@@ -349,6 +353,22 @@ impl Metrics {
     /// The depth and the capacity of the queue of `shard`.
     pub fn queue(&self, shard: usize) -> [Gauge; 2] {
         [INGEST_QUEUE_DEPTH, INGEST_QUEUE_CAPACITY].map(|family| gauge(&self.recorder, family, &[("shard", &shard.to_string())]))
+    }
+
+    /// Counts a request that was answered. `route` is a template of the router's, of which there are few.
+    pub fn http_request(&self, route: &str, method: &str, status: u16, seconds: f64) {
+        // Anybody can make methods up.
+        let method = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
+            .into_iter()
+            .find(|known| *known == method);
+        let (method, status) = (method.unwrap_or("other"), status.to_string());
+        counter(
+            &self.recorder,
+            HTTP_REQUESTS,
+            &[("route", route), ("method", method), ("status", &status)],
+        )
+        .increment(1);
+        histogram(&self.recorder, HTTP_SECONDS, &[("route", route)]).record(seconds);
     }
 
     pub(super) fn render(&self, accounting: &super::accounting::Accounting) -> String {
