@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio_postgres::{Error, GenericClient, Row};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// Letters that go in one statement.
@@ -27,7 +28,7 @@ const PURGE: &str = "
 const COUNT: &str = "SELECT reason, count(*) FROM dead_letters GROUP BY reason ORDER BY reason";
 
 /// A dead letter, without what was in it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Letter {
     /// Its id; newer ones are greater.
     pub id: Uuid,
