@@ -1,8 +1,8 @@
 //! The service: every part built in order, then run, then drained.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -25,9 +25,11 @@ use crate::db::partitions::Partitions;
 use crate::db::{migrate, pool};
 use crate::identity::jwt::verifier::Verifier;
 use crate::ingest::copy::Store;
+use crate::ingest::door::Door;
 use crate::ingest::pipeline;
 use crate::ingest::queue::Held;
 use crate::ingest::rate::Rates;
+use crate::ingest::receipts::{self, Asked, Outbox};
 use crate::ingest::sessions::{self, Session};
 use crate::ingest::subscribe::{Outlet, Purpose, Subscriber};
 use crate::lifecycle::readiness::Readiness;
@@ -107,7 +109,7 @@ impl App {
             "broker-report",
             courier::broker::watch(config.mqtt.clone(), heard, tasks.stop_token()),
         );
-        let (publisher, publish) = Publisher::new(
+        let (publisher, handle) = Publisher::new(
             &config.mqtt,
             &config.ingest.group,
             readiness.latch("broker/publisher"),
@@ -115,6 +117,7 @@ impl App {
             tasks.stop_token(),
         );
         tasks.spawn("publisher", publisher.run());
+        let telemetry = Arc::new(OnceLock::new());
         let parts = Parts {
             // Created as they are needed: the database may not be there yet.
             pool: pool::impatient(&config.db, "api", config.api.connections, STATEMENT_WITHIN)?,
@@ -127,8 +130,9 @@ impl App {
                 .context("JWT_KEYS cannot be used")?,
             mqtt: config.mqtt.clone(),
             broker,
-            publisher: publish,
+            publisher: handle.clone(),
             taps: Taps::new(config.mqtt.clone(), config.ingest.group.clone(), tasks.clone()),
+            telemetry: Arc::clone(&telemetry),
             readiness: readiness.clone(),
             metrics: Arc::clone(&metrics),
             accounting: Arc::clone(&accounting),
@@ -173,6 +177,21 @@ impl App {
             config.mqtt.receive_maximum,
             wanted.len() + retired.len(),
         )?;
+        let by_http = Arc::new(Door::new(&config.ingest, &store, pipeline.telemetry.clone())?);
+        let (closed, stopped) = (Arc::clone(&by_http), tasks.stop_token());
+        tasks.spawn("telemetry-by-http", async move {
+            stopped.cancelled().await;
+            closed.close();
+        });
+        drop(telemetry.set(by_http));
+        let receipts = config.ingest.receipts.then(|| {
+            let (outbox, inbox) = Outbox::new(Arc::clone(&metrics));
+            tasks.spawn("receipts", receipts::run(inbox, handle, Arc::clone(&metrics)));
+            outbox
+        });
+        let receipts = receipts
+            .map(|outbox| TopicTree::new(&config.ingest.base_topic).map(|tree| Asked::new(tree, outbox)))
+            .transpose()?;
         let app = Self {
             address,
             readiness,
@@ -195,6 +214,7 @@ impl App {
                 &store,
                 session,
                 outlet,
+                receipts.clone(),
                 (SLOT_STAGGER * u32::try_from(index).unwrap_or(0), &slots_held),
             )?;
         }
@@ -244,6 +264,7 @@ impl App {
         store: &Store,
         session: Session,
         outlet: Outlet,
+        receipts: Option<Asked>,
         (delay, slots_held): (Duration, &Arc<AtomicUsize>),
     ) -> Result<(), BadBaseTopic> {
         let (state, lease) = watch::channel(Lease::Sought);
@@ -282,7 +303,7 @@ impl App {
             residue: Default::default(),
             delivered: Default::default(),
             rates,
-            receipts: None,
+            receipts,
         };
         let store = store.clone();
         let stop = self.tasks.stop_token();

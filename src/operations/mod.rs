@@ -5,3 +5,7 @@
 //! ```
 
 pub mod messages;
+
+pub mod telemetry;
+
+pub mod dead_letters;
