@@ -178,11 +178,14 @@ CREATE TABLE discovery_requests (
     requested_at timestamptz,
     decided_at   timestamptz,
     decided_by   text,
+    issuing_at   timestamptz,
     issued_at    timestamptz,
     reason       text
 );
 CREATE INDEX discovery_requests_by_state ON discovery_requests (state, requested_at);
 COMMENT ON TABLE discovery_requests IS 'Devices that asked for credentials on discovery/register, or are expected to.';
+COMMENT ON COLUMN discovery_requests.issuing_at IS 'When credentials were last made for it. Made again only where it has asked, or been approved, since.';
+COMMENT ON COLUMN discovery_requests.public_key IS 'X25519: whoever asked first with a key is the one who gets the answer, sealed to it.';
 COMMENT ON COLUMN discovery_requests.issued_at IS 'When the broker had taken the answer with the credentials: from then on they are not given again.';
 
 -- As in V4: who draws dashboards needs neither of these.
