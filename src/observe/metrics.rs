@@ -96,6 +96,7 @@ families! {
     ACCESS_PENDING: Kind::Gauge, "iotflow_access_pending_changes", Count, "Changes of who may do what that the broker was not proven to obey yet";
 
     STATUS_WRITTEN: Kind::Counter, "iotflow_status_devices_written_total", Count, "Device states written";
+    STATUS_SWEPT: Kind::Counter, "iotflow_status_devices_swept_total", Count, "Devices put offline because their heartbeats stopped (PRESENCE_TIMEOUT)";
     BUILD_INFO: Kind::Gauge, "iotflow_build_info", Count, "1, labelled with the version";
 }
 
@@ -189,6 +190,8 @@ pub struct Metrics {
     pub access_pending: Gauge,
     /// See `iotflow_status_devices_written_total`.
     pub status_written: Counter,
+    /// See `iotflow_status_devices_swept_total`.
+    pub status_swept: Counter,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -246,6 +249,7 @@ impl Metrics {
             access_alarm: gauge(&recorder, ACCESS_ALARM, &[]),
             access_pending: gauge(&recorder, ACCESS_PENDING, &[]),
             status_written: counter(&recorder, STATUS_WRITTEN, &[]),
+            status_swept: counter(&recorder, STATUS_SWEPT, &[]),
             handle: recorder.handle(),
             rendering: Mutex::new(()),
             recorder,

@@ -3,3 +3,13 @@
 //! ```text
 //! api, cli ──► operations ──► devices (rows) + identity (credentials, audit) ──► PostgreSQL ──► access, courier
 //! ```
+
+pub mod devices;
+
+pub mod credentials;
+
+pub mod groups;
+
+pub mod configs;
+
+pub mod bulk;
