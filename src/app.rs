@@ -1,8 +1,8 @@
 //! The service: every part built in order, then run, then drained.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -14,25 +14,32 @@ use tracing::{debug, error, info, warn};
 
 use crate::access::state::State as Access;
 use crate::api::server;
+use crate::api::state::Parts;
 use crate::config::Config;
+use crate::courier;
+use crate::courier::tap::Taps;
 use crate::db::error::describe;
 use crate::db::flavour::Flavour;
 use crate::db::lease::{Lease, Seeker};
 use crate::db::partitions::Partitions;
 use crate::db::{migrate, pool};
 use crate::devices::presence;
+use crate::identity::jwt::verifier::Verifier;
 use crate::ingest::copy::Store;
+use crate::ingest::door::Door;
 use crate::ingest::pipeline;
 use crate::ingest::queue::Held;
 use crate::ingest::rate::Rates;
+use crate::ingest::receipts::{self, Asked, Outbox};
 use crate::ingest::sessions::{self, Session};
 use crate::ingest::subscribe::{Outlet, Purpose, Subscriber};
 use crate::lifecycle::readiness::Readiness;
 use crate::lifecycle::tasks::Tasks;
+use crate::mqtt::publisher::Publisher;
 use crate::observe::accounting::Accounting;
 use crate::observe::metrics::Metrics;
 use crate::protocol::time;
-use crate::protocol::topic::BadBaseTopic;
+use crate::protocol::topic::{BadBaseTopic, TopicTree};
 
 /// How often partitions are looked after.
 const MAINTENANCE_EVERY: Duration = Duration::from_secs(600);
@@ -42,6 +49,8 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 const ACCESS_EVERY: Duration = Duration::from_secs(5);
 /// How often it is looked who stopped sending heartbeats.
 const PRESENCE_EVERY: Duration = Duration::from_secs(5);
+/// The longest that a statement of a request may take.
+const STATEMENT_WITHIN: Duration = Duration::from_secs(30);
 /// Between the first attempts at two slots, so that the second knows whether the first was taken.
 const SLOT_STAGGER: Duration = Duration::from_millis(200);
 
@@ -93,13 +102,47 @@ impl App {
         // Parts post their condition as they are built; until all have, this one keeps the service unready.
         let startup = readiness.latch("startup");
         let migrations = readiness.latch("migrations");
-        let server = server::bind(&config.api, readiness.clone(), (Arc::clone(&metrics), Arc::clone(&accounting)))
+        let door = server::bind(&config.api)
             .await
             .with_context(|| format!("HOST={} PORT={} cannot be listened on", config.api.host, config.api.port))?;
-        let address = server.address()?;
+        let address = door.address()?;
         info!(%address, "listening");
+        let (heard, broker) = watch::channel(Arc::default());
+        tasks.spawn(
+            "broker-report",
+            courier::broker::watch(config.mqtt.clone(), heard, tasks.stop_token()),
+        );
+        let (publisher, handle) = Publisher::new(
+            &config.mqtt,
+            &config.ingest.group,
+            readiness.latch("broker/publisher"),
+            metrics.connection("publisher"),
+            tasks.stop_token(),
+        );
+        tasks.spawn("publisher", publisher.run());
+        let telemetry = Arc::new(OnceLock::new());
+        let parts = Parts {
+            // Created as they are needed: the database may not be there yet.
+            pool: pool::impatient(&config.db, "api", config.api.connections, STATEMENT_WITHIN)?,
+            tree: TopicTree::new(&config.ingest.base_topic)?,
+            verifier: config
+                .jwt
+                .clone()
+                .map(Verifier::new)
+                .transpose()
+                .context("JWT_KEYS cannot be used")?,
+            mqtt: config.mqtt.clone(),
+            broker,
+            publisher: handle.clone(),
+            taps: Taps::new(config.mqtt.clone(), config.ingest.group.clone(), tasks.clone()),
+            telemetry: Arc::clone(&telemetry),
+            readiness: readiness.clone(),
+            metrics: Arc::clone(&metrics),
+            accounting: Arc::clone(&accounting),
+            stop: tasks.stop_token(),
+        };
         let closed = give_up.clone();
-        tasks.spawn("http", async move { server.run(closed).await });
+        tasks.spawn("http", async move { door.run(parts, closed).await });
 
         migrate::migrate(&config.db)
             .await
@@ -137,6 +180,21 @@ impl App {
             config.mqtt.receive_maximum,
             wanted.len() + retired.len(),
         )?;
+        let by_http = Arc::new(Door::new(&config.ingest, &store, pipeline.telemetry.clone())?);
+        let (closed, stopped) = (Arc::clone(&by_http), tasks.stop_token());
+        tasks.spawn("telemetry-by-http", async move {
+            stopped.cancelled().await;
+            closed.close();
+        });
+        drop(telemetry.set(by_http));
+        let receipts = config.ingest.receipts.then(|| {
+            let (outbox, inbox) = Outbox::new(Arc::clone(&metrics));
+            tasks.spawn("receipts", receipts::run(inbox, handle, Arc::clone(&metrics)));
+            outbox
+        });
+        let receipts = receipts
+            .map(|outbox| TopicTree::new(&config.ingest.base_topic).map(|tree| Asked::new(tree, outbox)))
+            .transpose()?;
         let app = Self {
             address,
             readiness,
@@ -159,6 +217,7 @@ impl App {
                 &store,
                 session,
                 outlet,
+                receipts.clone(),
                 (SLOT_STAGGER * u32::try_from(index).unwrap_or(0), &slots_held),
             )?;
         }
@@ -209,6 +268,7 @@ impl App {
         store: &Store,
         session: Session,
         outlet: Outlet,
+        receipts: Option<Asked>,
         (delay, slots_held): (Duration, &Arc<AtomicUsize>),
     ) -> Result<(), BadBaseTopic> {
         let (state, lease) = watch::channel(Lease::Sought);
@@ -247,6 +307,7 @@ impl App {
             residue: Default::default(),
             delivered: Default::default(),
             rates,
+            receipts,
         };
         let store = store.clone();
         let stop = self.tasks.stop_token();

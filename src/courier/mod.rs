@@ -5,3 +5,7 @@
 //!        ▲                                                   │
 //!        └────────────── answers, reports ◄── courier ◄──────┘
 //! ```
+
+pub mod broker;
+
+pub mod tap;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio_postgres::{Error, GenericClient, Row};
 use utoipa::ToSchema;
 
-use crate::protocol::id::{DeviceId, GroupId};
+use crate::protocol::id::{DeviceId, DeviceIdRef, GroupId};
 
 use super::label::{BadLabel, DeviceType, Name, Tag};
 use super::list::{MAX_PAGE, Page};
@@ -160,6 +160,25 @@ impl Patch {
             },
         })
     }
+}
+
+const OF_DEVICE: &str = "
+    SELECT coalesce(array_agg(m.group_id ORDER BY m.group_id) FILTER (WHERE m.group_id IS NOT NULL), '{}')
+    FROM devices d LEFT JOIN device_group_members m USING (device_id)
+    WHERE d.device = $1 AND d.deleted_at IS NULL
+    GROUP BY d.device_id";
+
+/// The groups that a device is a member of, by id; none where there is no such device.
+///
+/// # Errors
+/// The database's.
+pub async fn of_device(client: &impl GenericClient, device: DeviceIdRef<'_>) -> Result<Option<Vec<GroupId>>, Error> {
+    let Some(row) = client.query_opt(OF_DEVICE, &[&device.as_str()]).await? else {
+        return Ok(None);
+    };
+    let groups: Vec<&str> = row.try_get(0)?;
+    // The table's own check is the grammar's.
+    Ok(Some(groups.into_iter().filter_map(|group| GroupId::parse(group).ok()).collect()))
 }
 
 /// Makes a device a member, and the group if there is none; returns whether it was none before.

@@ -5,7 +5,8 @@
 //!                                        │ ├──► device, list (as it is read)
 //!                                        │ ├──► presence (where it stands, the sweep)
 //!                                        │ └──► bulk (many at once)
-//!                                        └────► desired (how it is to be set) ──► outbox (what is to be said)
+//!                                        ├────► desired (how it is to be set) ──► outbox (what is to be said)
+//!                                        └────► telemetry (what they sent, read again)
 //! ```
 
 pub mod label;
@@ -29,3 +30,5 @@ pub mod desired;
 pub mod bulk;
 
 pub mod export;
+
+pub mod telemetry;

@@ -80,7 +80,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 pub struct Connection {
     stream: Box<dyn Stream>,
     incoming: BytesMut,
-    outgoing: BytesMut,
+    pub(super) outgoing: BytesMut,
     needs_flush: bool,
     max_packet_bytes: u32,
     /// The largest packet that the broker takes.
@@ -217,6 +217,12 @@ impl Connection {
     #[must_use]
     pub fn has_unread(&self) -> bool {
         !self.incoming.is_empty()
+    }
+
+    /// What waits to be written: whoever adds to it without end outruns the broker.
+    #[must_use]
+    pub fn unwritten_bytes(&self) -> usize {
+        self.outgoing.len()
     }
 
     /// Subscribes; the SUBACK comes as a packet with the id returned.

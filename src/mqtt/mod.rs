@@ -1,7 +1,8 @@
 //! The wire in: one MQTT 5 connection, driven by whoever owns it.
 //!
 //! ```text
-//! config ──► tls ──► connection: bytes ⇄ packets of rumqttc's v5 codec
+//! config ──► tls ──► connection: bytes ⇄ packets of rumqttc's v5 codec ◄── publish: what may go out, and how it is answered
+//!              │                                                              └ publisher: one connection for whoever has a word to say
 //!              └ inspect: what a broker shows, good or not
 //! ```
 //!
@@ -16,5 +17,7 @@ pub mod tls;
 pub mod connection;
 
 pub mod publish;
+
+pub mod publisher;
 
 pub mod inspect;

@@ -13,3 +13,9 @@ pub mod groups;
 pub mod configs;
 
 pub mod bulk;
+
+pub mod messages;
+
+pub mod telemetry;
+
+pub mod dead_letters;

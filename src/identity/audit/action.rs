@@ -49,6 +49,10 @@ actions! {
     GroupDelete = "group.delete", "A group was deleted.";
     GroupAdd = "group.add", "A device was put into a group.";
     GroupRemove = "group.remove", "A device was taken out of a group.";
+    MessagePublish = "message.publish", "A message was published by hand.";
+    TelemetryDelete = "telemetry.delete", "Telemetry and events of a device were deleted.";
+    DeadLetterReplay = "dead_letter.replay", "A dead letter was published again.";
+    DeadLetterPurge = "dead_letter.purge", "Dead letters were removed.";
     CertificateIssue = "certificate.issue", "A certificate was issued.";
     CertificateRenew = "certificate.renew", "A certificate was renewed.";
     CertificateRevoke = "certificate.revoke", "A certificate was revoked.";
@@ -111,7 +115,11 @@ mod tests {
         for action in Action::ALL {
             assert_eq!(action.as_str().parse(), Ok(*action));
             let (noun, verb) = action.as_str().split_once('.').expect("a noun and a verb");
-            assert!([noun, verb].iter().all(|word| word.bytes().all(|byte| byte.is_ascii_lowercase())));
+            assert!(
+                [noun, verb]
+                    .iter()
+                    .all(|word| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
+            );
         }
         assert_eq!("token.Create".parse::<Action>(), Err(BadAction));
     }
