@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use crate::courier::tap::TapError;
 use crate::mqtt::publisher::Failure;
+use crate::operations::discovery::DecideError;
 use crate::operations::messages;
 
 /// What kind of refusal it is. The name is stable: programs tell problems apart by it.
@@ -244,6 +245,18 @@ impl From<messages::PublishError> for Problem {
             E::Outside(..) | E::Role(..) => Kind::Forbidden,
             E::Broker(failure) => return Self::broker(failure),
             E::Database(error) => return Self::database(error),
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<DecideError> for Problem {
+    fn from(error: DecideError) -> Self {
+        let kind = match &error {
+            DecideError::Unknown(_) => Kind::NotFound,
+            DecideError::State { .. } | DecideError::HasCredentials(_) => Kind::Conflict,
+            DecideError::Name(_) => Kind::Unprocessable,
+            DecideError::Database(error) => return Self::database(error),
         };
         Self::new(kind, error.to_string())
     }
