@@ -1,7 +1,7 @@
 -- What operators know of devices and say to them: names and tags, keys of the API, commands, configurations, registrations.
 
 ALTER TABLE devices
-    ADD COLUMN name        text CHECK (name <> '' AND length(name) <= 200),
+    ADD COLUMN display_name text CHECK (display_name <> '' AND length(display_name) <= 200),
     ADD COLUMN device_type text CHECK (device_type <> '' AND length(device_type) <= 64),
     ADD COLUMN tags        text[] NOT NULL DEFAULT '{}',
     ADD COLUMN metadata    jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(metadata) = 'object'),
@@ -10,7 +10,7 @@ ALTER TABLE devices
     ADD COLUMN deleted_at  timestamptz;
 CREATE INDEX devices_by_tag ON devices USING gin (tags);
 CREATE INDEX devices_by_type ON devices (device_type, device_id) WHERE device_type IS NOT NULL;
-COMMENT ON COLUMN devices.name IS 'What people call it: any text of one line.';
+COMMENT ON COLUMN devices.display_name IS 'What people call it: any text of one line. Not "name": a replica of the release before, still running, joins this table with names.';
 COMMENT ON COLUMN devices.revision IS 'Moved on by every change: the ETag.';
 COMMENT ON COLUMN devices.deleted_at IS 'Deleted: not shown any more. The row stays, for its telemetry bears its number; registering it again revives it.';
 

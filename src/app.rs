@@ -14,12 +14,15 @@ use tracing::{debug, error, info, warn};
 
 use crate::access::state::State as Access;
 use crate::api::server;
+use crate::api::state::Parts;
 use crate::config::Config;
+use crate::courier;
 use crate::db::error::describe;
 use crate::db::flavour::Flavour;
 use crate::db::lease::{Lease, Seeker};
 use crate::db::partitions::Partitions;
 use crate::db::{migrate, pool};
+use crate::identity::jwt::verifier::Verifier;
 use crate::ingest::copy::Store;
 use crate::ingest::pipeline;
 use crate::ingest::queue::Held;
@@ -31,7 +34,7 @@ use crate::lifecycle::tasks::Tasks;
 use crate::observe::accounting::Accounting;
 use crate::observe::metrics::Metrics;
 use crate::protocol::time;
-use crate::protocol::topic::BadBaseTopic;
+use crate::protocol::topic::{BadBaseTopic, TopicTree};
 
 /// How often partitions are looked after.
 const MAINTENANCE_EVERY: Duration = Duration::from_secs(600);
@@ -39,6 +42,8 @@ const MAINTENANCE_EVERY: Duration = Duration::from_secs(600);
 const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 /// How often it is looked whether the broker obeys the database.
 const ACCESS_EVERY: Duration = Duration::from_secs(5);
+/// The longest that a statement of a request may take.
+const STATEMENT_WITHIN: Duration = Duration::from_secs(30);
 /// Between the first attempts at two slots, so that the second knows whether the first was taken.
 const SLOT_STAGGER: Duration = Duration::from_millis(200);
 
@@ -90,13 +95,35 @@ impl App {
         // Parts post their condition as they are built; until all have, this one keeps the service unready.
         let startup = readiness.latch("startup");
         let migrations = readiness.latch("migrations");
-        let server = server::bind(&config.api, readiness.clone(), (Arc::clone(&metrics), Arc::clone(&accounting)))
+        let door = server::bind(&config.api)
             .await
             .with_context(|| format!("HOST={} PORT={} cannot be listened on", config.api.host, config.api.port))?;
-        let address = server.address()?;
+        let address = door.address()?;
         info!(%address, "listening");
+        let (heard, broker) = watch::channel(Arc::default());
+        tasks.spawn(
+            "broker-report",
+            courier::broker::watch(config.mqtt.clone(), heard, tasks.stop_token()),
+        );
+        let parts = Parts {
+            // Created as they are needed: the database may not be there yet.
+            pool: pool::impatient(&config.db, "api", config.api.connections, STATEMENT_WITHIN)?,
+            tree: TopicTree::new(&config.ingest.base_topic)?,
+            verifier: config
+                .jwt
+                .clone()
+                .map(Verifier::new)
+                .transpose()
+                .context("JWT_KEYS cannot be used")?,
+            mqtt: config.mqtt.clone(),
+            broker,
+            readiness: readiness.clone(),
+            metrics: Arc::clone(&metrics),
+            accounting: Arc::clone(&accounting),
+            stop: tasks.stop_token(),
+        };
         let closed = give_up.clone();
-        tasks.spawn("http", async move { server.run(closed).await });
+        tasks.spawn("http", async move { door.run(parts, closed).await });
 
         migrate::migrate(&config.db)
             .await
@@ -243,6 +270,7 @@ impl App {
             residue: Default::default(),
             delivered: Default::default(),
             rates,
+            receipts: None,
         };
         let store = store.clone();
         let stop = self.tasks.stop_token();

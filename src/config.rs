@@ -5,6 +5,7 @@
 //! once, with the variable and what would be right.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -98,6 +99,7 @@ impl Config {
         faults.extend(config.mqtt.faults());
         faults.extend(config.db.faults());
         faults.extend(config.ingest.faults());
+        faults.extend(config.api.faults());
         if config.partitions.days == 0 {
             faults.push("TELEMETRY_PARTITION_DAYS is 0; 1 or more is expected".to_owned());
         }
@@ -158,11 +160,18 @@ impl<S: Source> Reader<'_, S> {
         self.take("INGEST_MAX_DEVICE_METRICS", &mut ingest.max_device_metrics);
         self.take("INGEST_DEVICE_RATE", &mut ingest.device_rate);
         self.take("INGEST_DEVICE_BURST", &mut ingest.device_burst);
+        self.take_flag("INGEST_RECEIPTS", &mut ingest.receipts);
         self.take_span("INGEST_TIME_PAST", &mut ingest.time_window.past);
         self.take_span("INGEST_TIME_FUTURE", &mut ingest.time_window.future);
 
         self.take("HOST", &mut api.host);
         self.take("PORT", &mut api.port);
+        self.take("API_CONNECTIONS", &mut api.connections);
+        self.take("API_RATE", &mut api.rate);
+        self.take("API_MAX_BODY_BYTES", &mut api.max_body_bytes);
+        self.take("API_MAX_CONNECTIONS", &mut api.max_connections);
+        self.take_span("API_TIMEOUT", &mut api.timeout);
+        self.trusted_proxies(&mut api.trusted_proxies);
         *jwt = self.jwt();
         self.take_span("SHUTDOWN_TIMEOUT", &mut shutdown_timeout.0);
 
@@ -246,6 +255,20 @@ impl<S: Source> Reader<'_, S> {
             None => self
                 .faults
                 .push(format!("{name}={text:?}: a time span such as 250ms, 15s, 5m, 2h or 7d is expected")),
+        }
+    }
+
+    fn trusted_proxies(&mut self, into: &mut Vec<IpAddr>) {
+        let Some(text) = self.source.get("API_TRUSTED_PROXIES") else {
+            return;
+        };
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            match part.parse() {
+                Ok(address) => into.push(address),
+                Err(_) => self.faults.push(format!(
+                    "API_TRUSTED_PROXIES={text:?}: {part:?} is no IP address; addresses with commas between are expected"
+                )),
+            }
         }
     }
 
@@ -356,6 +379,7 @@ mod tests {
                 "MQTT_PASSWORD" | "MQTT_CA_CERT_PATH" | "MQTT_CERT_FILE_PATH" | "MQTT_KEY_FILE_PATH" | "JWT_ROLE_CLAIM" => continue,
                 "DATABASE_URL" => "postgres://elsewhere/db",
                 "MQTT_SHARED" => "false",
+                "API_TRUSTED_PROXIES" => "192.0.2.1, ::1",
                 "MQTT_USE_TLS" => "true",
                 _ => "17",
             };

@@ -107,6 +107,7 @@ impl Message {
             },
             received: Instant::now(),
             ticket: None,
+            reply: None,
         }
     }
 

@@ -43,6 +43,7 @@ impl Publish {
             },
             received,
             ticket: None,
+            reply: None,
         }
     }
 }

@@ -173,6 +173,7 @@ fn check_rows(batch: &mut Batch, payload: &[u8], kind: Telemetry, taken: &[Readi
         },
         received: Instant::now(),
         ticket: None,
+        reply: None,
     });
     for taken in taken {
         if kind == Telemetry::Events {

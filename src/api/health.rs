@@ -8,7 +8,9 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::lifecycle::readiness::{Condition, Readiness};
+use crate::lifecycle::readiness::Condition;
+
+use super::state::Desk;
 
 #[derive(Serialize)]
 struct Verbose {
@@ -20,8 +22,8 @@ pub(super) async fn live() -> &'static str {
     "ok\n"
 }
 
-pub(super) async fn ready(State(readiness): State<Readiness>, RawQuery(query): RawQuery) -> Response {
-    let parts = readiness.conditions();
+pub(super) async fn ready(State(desk): State<Desk>, RawQuery(query): RawQuery) -> Response {
+    let parts = desk.parts.readiness.conditions();
     let ready = parts.values().all(|condition| condition.ready);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let verbose = query.is_some_and(|query| query.split('&').any(|key| key == "verbose" || key.starts_with("verbose=")));

@@ -1,11 +1,32 @@
-//! The operator's door. For machines, without a credential:
+//! The operator's door.
+//!
+//! ```text
+//! server (connections) ──► layers (id, time, count) ──► routes ──► auth (who, may they) ──► a noun's handler ──► answer
+//!                                                                       └ guard                    └──► error (problem document)
+//! ```
+//!
+//! Below `/api/v1` every endpoint asks for a credential; `/docs` shows them all. For machines, without a credential:
 //!
 //! - `GET /metrics/qos`: the delivery-quality series, `GET /metrics`: all others;
 //! - `GET /livez`: the process answers; `GET /readyz`: every part can do its work, `?verbose` says which and why not, as
 //!   JSON; `GET /healthz`: the same as `/readyz`, for those who know that name only.
 
-mod health;
+pub mod routes;
+pub mod server;
+pub mod state;
 
+mod auth;
+mod guard;
+mod layers;
+
+mod answer;
+mod error;
+mod extract;
+mod page;
+
+mod docs;
+mod health;
 mod metrics;
 
-pub mod server;
+mod mqtt;
+mod topics;

@@ -1,27 +1,51 @@
-//! The router, on one page, and the listener behind it.
+//! The listener: connections in, each bounded in time and number, and drained when the service stops.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::routing::get;
-use tokio::net::TcpListener;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tower::ServiceExt as _;
+use tracing::{debug, warn};
 
-use crate::lifecycle::readiness::Readiness;
-use crate::observe::accounting::Accounting;
-use crate::observe::metrics::Metrics;
+use super::routes;
+use super::state::{Desk, Parts};
 
-use super::{health, metrics};
+/// The longest wait for a request's headers: who sends them byte by byte holds a connection no longer than this.
+const HEADERS_WITHIN: Duration = Duration::from_secs(15);
+/// How often callers who have gone are forgotten.
+const UPKEEP_EVERY: Duration = Duration::from_secs(60);
+/// After a failed accept, which is mostly a want of descriptors that others are about to give back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Where to listen.
+/// Where to listen, and what is too much.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Address, loopback unless told otherwise: the pages ask for no credential.
+    /// Address, loopback unless told otherwise.
     pub host: String,
     /// TCP port; 0 takes a free one.
     pub port: u16,
+    /// Connections to the database for requests.
+    pub connections: usize,
+    /// Requests a second that one caller may make; 0 limits nothing.
+    pub rate: u32,
+    /// The largest body, in bytes.
+    pub max_body_bytes: usize,
+    /// The longest that a request may take. What streams is not bound by it once it has begun.
+    pub timeout: Duration,
+    /// HTTP connections at once.
+    pub max_connections: usize,
+    /// Proxies whose X-Forwarded-For is believed.
+    pub trusted_proxies: Vec<IpAddr>,
 }
 
 impl Default for Config {
@@ -29,43 +53,58 @@ impl Default for Config {
         Self {
             host: "127.0.0.1".to_owned(),
             port: 8080,
+            connections: 8,
+            // Far above what a person does, and above a program that sends a thousand commands a second.
+            rate: 2_000,
+            max_body_bytes: 2 * 1024 * 1024,
+            timeout: Duration::from_secs(75),
+            max_connections: 1_024,
+            trusted_proxies: Vec::new(),
         }
+    }
+}
+
+impl Config {
+    /// What is wrong with these values, each with the variable that sets it.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        if !(1..=1_000).contains(&self.connections) {
+            faults.push("API_CONNECTIONS is out of range; 1 to 1000 is expected".to_owned());
+        }
+        if !(1_024..=1_073_741_824).contains(&self.max_body_bytes) {
+            faults.push("API_MAX_BODY_BYTES is out of range; 1024 to 1073741824 is expected".to_owned());
+        }
+        if self.timeout < Duration::from_secs(1) {
+            faults.push("API_TIMEOUT is below a second".to_owned());
+        }
+        if self.max_connections == 0 {
+            faults.push("API_MAX_CONNECTIONS is 0; 1 or more is expected".to_owned());
+        }
+        faults
     }
 }
 
 /// The bound door, not open yet.
 #[derive(Debug)]
-pub struct Server {
+pub struct Door {
     listener: TcpListener,
-    router: Router,
+    config: Config,
 }
 
 /// Binds the door.
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub async fn bind(config: &Config, readiness: Readiness, exposed: (Arc<Metrics>, Arc<Accounting>)) -> std::io::Result<Server> {
+pub async fn bind(config: &Config) -> std::io::Result<Door> {
     let listener = TcpListener::bind((config.host.as_str(), config.port)).await?;
-    let exposed = metrics::Exposed {
-        metrics: exposed.0,
-        accounting: exposed.1,
-    };
-    let health = Router::new()
-        .route("/livez", get(health::live))
-        .route("/readyz", get(health::ready))
-        .route("/healthz", get(health::ready))
-        .with_state(readiness);
-    let metrics = Router::new()
-        .route("/metrics/qos", get(metrics::qos))
-        .route("/metrics", get(metrics::rest))
-        .with_state(exposed);
-    Ok(Server {
+    Ok(Door {
         listener,
-        router: health.merge(metrics),
+        config: config.clone(),
     })
 }
 
-impl Server {
+impl Door {
     /// Where it listens.
     ///
     /// # Errors
@@ -75,12 +114,62 @@ impl Server {
     }
 
     /// Answers until `stop`, and then what it is at.
-    pub async fn run(self, stop: CancellationToken) {
-        let served = axum::serve(self.listener, self.router)
-            .with_graceful_shutdown(stop.cancelled_owned())
-            .await;
-        if let Err(error) = served {
-            error!(%error, "the HTTP listener failed");
+    pub async fn run(self, parts: Parts, stop: CancellationToken) {
+        let places = Arc::new(Semaphore::new(self.config.max_connections));
+        let desk = Desk::new(parts, self.config);
+        let router = routes::router(desk.clone());
+        let graceful = GracefulShutdown::new();
+        let mut upkeep = tokio::time::interval(UPKEEP_EVERY);
+        upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                _ = upkeep.tick() => {
+                    desk.guard.upkeep();
+                    continue;
+                }
+                accepted = accept(&self.listener, &places) => accepted,
+            };
+            match accepted {
+                Ok((stream, peer, place)) => serve(stream, peer, &router, &graceful, place),
+                Err(error) => {
+                    warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
         }
+        drop(self.listener);
+        graceful.shutdown().await;
     }
+}
+
+/// The next connection, once there is a place for it: those beyond wait in the listener's own queue.
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> std::io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let place = Arc::clone(places)
+        .acquire_owned()
+        .await
+        .map_err(|_| std::io::Error::other("the door is closed"))?;
+    let (stream, peer) = listener.accept().await?;
+    Ok((stream, peer, place))
+}
+
+fn serve(stream: TcpStream, peer: SocketAddr, router: &Router, graceful: &GracefulShutdown, place: OwnedSemaphorePermit) {
+    let router = router.clone();
+    let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectInfo(peer));
+        router.clone().oneshot(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS_WITHIN)
+        .serve_connection(TokioIo::new(stream), service);
+    let connection = graceful.watch(connection);
+    // Watched until it ends: a stop waits for it. What goes wrong in one is its client's affair.
+    tokio::spawn(async move {
+        let _place = place;
+        if let Err(error) = connection.await {
+            debug!(%error, %peer, "a connection ended early");
+        }
+    });
 }

@@ -9,6 +9,7 @@ use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Filter, Packet, Publish, RetainForwardRule, SubscribeReasonCode};
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
+use utoipa::ToSchema;
 
 use crate::mqtt::config::Config;
 use crate::mqtt::connection::{Connection, ConnectionError};
@@ -38,7 +39,7 @@ pub enum ReportError {
 macro_rules! report {
     ($($(#[$doc:meta])* $field:ident: $kind:ty = $topic:literal;)+) => {
         /// What a broker said of itself; `None` is what it did not say.
-        #[derive(Debug, Clone, Default, PartialEq, Serialize)]
+        #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
         pub struct BrokerReport { $($(#[$doc])* pub $field: Option<$kind>,)+ }
 
         /// Every topic that is understood.

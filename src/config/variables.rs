@@ -138,10 +138,37 @@ pub const VARIABLES: &[Variable] = &[
         "0",
         "Messages that a device may send at once above that rate; 0 takes ten seconds' worth",
     ),
+    variable(
+        "INGEST_RECEIPTS",
+        "false",
+        "Whether a device that publishes telemetry with a Response Topic of its own gets a receipt after the commit",
+    ),
     variable("INGEST_TIME_PAST", "3653d", "How far back a device's time may lie"),
     variable("INGEST_TIME_FUTURE", "1d", "How far ahead a device's time may lie"),
     variable("HOST", "127.0.0.1", "Address of the HTTP listener"),
     variable("PORT", "8080", "Port of the HTTP listener; 0 takes a free one"),
+    variable(
+        "API_CONNECTIONS",
+        "8",
+        "Connections to the database for HTTP requests, beside those of ingest",
+    ),
+    variable(
+        "API_RATE",
+        "2000",
+        "Requests a second that one caller may make, twice as many at once; 0 limits nothing",
+    ),
+    variable("API_MAX_BODY_BYTES", "2097152", "Largest body of an HTTP request"),
+    variable("API_MAX_CONNECTIONS", "1024", "HTTP connections at once; further ones wait"),
+    variable(
+        "API_TIMEOUT",
+        "75s",
+        "Most time for an HTTP request; what streams is not bound by it once it has begun",
+    ),
+    variable(
+        "API_TRUSTED_PROXIES",
+        "<none>",
+        "Addresses of proxies whose X-Forwarded-For is believed, with commas between",
+    ),
     variable(
         "JWT_KEYS",
         "<none>",

@@ -5,3 +5,5 @@
 //!        ▲                                                   │
 //!        └────────────── answers, reports ◄── courier ◄──────┘
 //! ```
+
+pub mod broker;

@@ -27,6 +27,23 @@ pub enum PoolError {
 /// # Errors
 /// When the URL cannot be read.
 pub fn pool(config: &Config, name: &str, size: usize) -> Result<Pool, PoolError> {
+    build(config, name, size, SESSION.to_owned())
+}
+
+/// The same, where no statement may take longer than `patience`: for what somebody waits for.
+///
+/// # Errors
+/// When the URL cannot be read.
+pub fn impatient(config: &Config, name: &str, size: usize, patience: Duration) -> Result<Pool, PoolError> {
+    build(
+        config,
+        name,
+        size,
+        format!("{SESSION}; SET statement_timeout = {}", patience.as_millis()),
+    )
+}
+
+fn build(config: &Config, name: &str, size: usize, session: String) -> Result<Pool, PoolError> {
     let manager = Manager::from_config(
         settings(config, name).map_err(PoolError::Url)?,
         NoTls,
@@ -34,8 +51,9 @@ pub fn pool(config: &Config, name: &str, size: usize) -> Result<Pool, PoolError>
             recycling_method: RecyclingMethod::Fast,
         },
     );
-    let prepare_session = Hook::async_fn(|client: &mut deadpool_postgres::ClientWrapper, _| {
-        Box::pin(async move { client.batch_execute(SESSION).await.map_err(HookError::Backend) })
+    let prepare_session = Hook::async_fn(move |client: &mut deadpool_postgres::ClientWrapper, _| {
+        let session = session.clone();
+        Box::pin(async move { client.batch_execute(&session).await.map_err(HookError::Backend) })
     });
     Ok(Pool::builder(manager)
         .max_size(size)

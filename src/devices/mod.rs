@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! registry (a device by its id) ──► groups (who belongs together) ──► export (all of them, for a backup)
+//!                          └──────► telemetry (what they sent, read again)
 //! ```
 
 pub mod registry;
@@ -9,3 +10,5 @@ pub mod registry;
 pub mod groups;
 
 pub mod export;
+
+pub mod telemetry;

@@ -46,6 +46,8 @@ pub struct Config {
     pub device_rate: u32,
     /// Messages that a device may send at once above that; 0 for ten seconds' worth.
     pub device_burst: u32,
+    /// Whether devices that ask for it get a receipt for what was committed.
+    pub receipts: bool,
 }
 
 impl Default for Config {
@@ -74,6 +76,7 @@ impl Default for Config {
             max_device_metrics: 512,
             device_rate: 0,
             device_burst: 0,
+            receipts: false,
         }
     }
 }

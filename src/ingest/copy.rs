@@ -28,11 +28,12 @@ use crate::observe::metrics::{Metrics, RowMetrics, TransactionMetrics};
 use crate::protocol::reject::{Reason, Rejection};
 use crate::protocol::time;
 
-use super::batch::Batch;
+use super::batch::{Batch, Message};
 use super::latest::Latest;
 use super::ledger;
 use super::parse::Handover;
 use super::queue::{Held, ShardQueue};
+use super::reply::Verdict;
 use super::resolve;
 use super::transaction::{self, AttemptError, Part, Stored, on_connection};
 
@@ -283,6 +284,7 @@ impl Writer {
         });
         self.release(batch);
         ledger::settle(batch.messages.iter_mut().filter_map(|message| message.delivery.ticket.take()));
+        answer(&mut batch.messages);
     }
 
     /// Lets go of messages without a verdict: unacked, they will be delivered again.
@@ -339,6 +341,18 @@ impl Writer {
                 self.latest.postpone();
             }
         }
+    }
+}
+
+/// Tells those who wait for it what became of their messages, all of which are committed.
+fn answer(messages: &mut [Message]) {
+    for message in messages {
+        let Some(reply) = message.delivery.reply.take() else { continue };
+        reply.tell(match message.refusal.take() {
+            Some(refusal) => Verdict::DeadLettered(refusal.rejection),
+            None if message.new_rows > 0 => Verdict::Committed,
+            None => Verdict::Duplicate,
+        });
     }
 }
 

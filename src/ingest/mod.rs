@@ -32,6 +32,12 @@ pub mod ledger;
 
 pub mod queue;
 
+pub mod reply;
+
+pub mod receipts;
+
+pub mod door;
+
 pub mod doorbell;
 
 mod sync;

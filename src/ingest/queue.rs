@@ -13,6 +13,7 @@ use crossbeam::queue::ArrayQueue;
 
 use super::doorbell::{Doorbell, Sleeper};
 use super::ledger::Ticket;
+use super::reply::Reply;
 
 /// A message's time of receipt, which is the time of a reading that gives none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct Delivery {
     pub received: Instant,
     /// What must be spent once it is committed; QoS 0 has none.
     pub ticket: Option<Ticket>,
+    /// Who is to be told what became of it; hardly any has one.
+    pub reply: Option<Box<Reply>>,
 }
 
 impl Delivery {
@@ -205,6 +208,7 @@ mod tests {
             },
             received: Instant::now(),
             ticket: None,
+            reply: None,
         }
     }
 

@@ -44,7 +44,7 @@ impl Subscriber {
                         ledger::settle(std::iter::once(live.window.open(publish.pkid, received)));
                     }
                 }
-                Packet::Publish(publish) => {
+                Packet::Publish(mut publish) => {
                     let (ticket, mut receipt) = match publish.qos {
                         QoS::AtMostOnce => (None, live.delivered.unnoted(now)),
                         _ => (
@@ -67,12 +67,17 @@ impl Subscriber {
                         live.delivered.note_over_rate(publish.pkid);
                         receipt.over_rate = true;
                     }
+                    let reply = match (&self.receipts, &mut publish.properties) {
+                        (Some(asked), Some(properties)) => asked.by(&publish.topic, properties),
+                        _ => None,
+                    };
                     let delivery = Delivery {
                         topic: publish.topic,
                         payload: publish.payload,
                         receipt,
                         received,
                         ticket,
+                        reply,
                     };
                     held += delivery.held_bytes();
                     live.burst.push(delivery);

@@ -31,6 +31,7 @@ use super::limits::{self, Peaks};
 use super::pipeline::Inlet;
 use super::queue::{Delivery, Held};
 use super::rate::Rates;
+use super::receipts::Asked;
 
 /// What Mosquitto says it dropped, all clients together.
 pub const BROKER_DROPPED_TOPIC: &str = "$SYS/broker/publish/messages/dropped";
@@ -101,6 +102,8 @@ pub struct Subscriber {
     pub delivered: Delivered,
     /// What each device has sent, where that is limited.
     pub rates: Option<Rates>,
+    /// Who may have a receipt, where there are any.
+    pub receipts: Option<Asked>,
 }
 
 /// How a session's connection came to its end.

@@ -16,6 +16,8 @@ pub const QOS_PREFIX: &str = "iotflow_qos_";
 /// From the device's own time to the commit: the series that people are shown.
 pub const PUBLISH_TO_COMMIT: &str = INGEST_PUBLISH_TO_COMMIT.name;
 
+/// The age of the oldest delivery that waits for its ack.
+pub(super) const OLDEST_UNACKED: &str = QOS_OLDEST_UNACKED.name;
 /// What the broker says it dropped.
 pub const BROKER_DROPPED_MESSAGES: &str = BROKER_DROPPED.name;
 
@@ -81,6 +83,9 @@ families! {
     INGEST_HELD_BYTES: Kind::Gauge, "iotflow_ingest_held_bytes", Bytes, "Topics and payloads of the messages in flight";
     INGEST_PAUSES: Kind::Counter, "iotflow_ingest_read_pauses_total", Count, "Times a connection stopped reading because the byte budget was used up";
 
+    INGEST_HTTP: Kind::Counter, "iotflow_ingest_http_total", Count, "Telemetry that came over HTTP, by outcome (committed, duplicate, dead_lettered, refused, rate_limited, overload, unanswered)";
+    INGEST_RECEIPTS: Kind::Counter, "iotflow_ingest_receipts_total", Count, "Receipts that devices asked for, by outcome (sent, refused: not a topic of its own, dropped: no room or not taken by the broker)";
+
     DB_COPY_SECONDS: Kind::Histogram(LATENCY_SECONDS), "iotflow_db_copy_seconds", Seconds, "One batch's way through COPY and commit";
     DB_COPY_ROWS: Kind::Histogram(ROWS), "iotflow_db_copy_rows", Count, "Rows per batch";
     DB_TRANSACTIONS: Kind::Counter, "iotflow_db_transactions_total", Count, "Transactions by name and outcome (ok, retried, refused)";
@@ -96,6 +101,8 @@ families! {
     ACCESS_PENDING: Kind::Gauge, "iotflow_access_pending_changes", Count, "Changes of who may do what that the broker was not proven to obey yet";
 
     STATUS_WRITTEN: Kind::Counter, "iotflow_status_devices_written_total", Count, "Device states written";
+    HTTP_REQUESTS: Kind::Counter, "iotflow_http_requests_total", Count, "Requests answered, by the route's template, method and status";
+    HTTP_SECONDS: Kind::Histogram(LATENCY_SECONDS), "iotflow_http_request_seconds", Seconds, "From a request's headers to those of its answer, by the route's template";
     BUILD_INFO: Kind::Gauge, "iotflow_build_info", Count, "1, labelled with the version";
 }
 
@@ -135,6 +142,36 @@ pub struct RowMetrics {
     pub duplicate: Counter,
 }
 
+/// The handles of telemetry over HTTP, by outcome.
+#[derive(Debug, Clone)]
+pub struct HttpMetrics {
+    /// Committed with a new row.
+    pub committed: Counter,
+    /// Stored before.
+    pub duplicate: Counter,
+    /// A dead letter.
+    pub dead_lettered: Counter,
+    /// Refused for its payload; kept nowhere.
+    pub refused: Counter,
+    /// Refused for its device sent too much.
+    pub rate_limited: Counter,
+    /// Refused for there was no room.
+    pub overload: Counter,
+    /// Without an outcome in time.
+    pub unanswered: Counter,
+}
+
+/// The handles of receipts, by outcome.
+#[derive(Debug, Clone)]
+pub struct ReceiptMetrics {
+    /// Taken by the broker.
+    pub sent: Counter,
+    /// Asked for where the device may not have one.
+    pub refused: Counter,
+    /// For want of room, or not taken by the broker.
+    pub dropped: Counter,
+}
+
 /// The handles of one named transaction.
 #[derive(Debug, Clone)]
 pub struct TransactionMetrics {
@@ -169,6 +206,10 @@ pub struct Metrics {
     pub shed_overload: Counter,
     /// QoS 0 messages shed because their device sent more than it may.
     pub shed_rate_limited: Counter,
+    /// See `iotflow_ingest_http_total`.
+    pub http: HttpMetrics,
+    /// See `iotflow_ingest_receipts_total`.
+    pub receipts: ReceiptMetrics,
     /// See `iotflow_ingest_held_bytes`.
     pub held_bytes: Gauge,
     /// See `iotflow_ingest_read_pauses_total`.
@@ -226,7 +267,23 @@ impl Metrics {
             .collect();
         let adjusted = |rule| counter(&recorder, INGEST_ADJUSTED, &[("rule", rule)]);
         let shed = |reason| counter(&recorder, INGEST_SHED, &[("reason", reason)]);
+        let http = |outcome| counter(&recorder, INGEST_HTTP, &[("outcome", outcome)]);
+        let receipts = |outcome| counter(&recorder, INGEST_RECEIPTS, &[("outcome", outcome)]);
         Arc::new(Self {
+            http: HttpMetrics {
+                committed: http("committed"),
+                duplicate: http("duplicate"),
+                dead_lettered: http("dead_lettered"),
+                refused: http("refused"),
+                rate_limited: http("rate_limited"),
+                overload: http("overload"),
+                unanswered: http("unanswered"),
+            },
+            receipts: ReceiptMetrics {
+                sent: receipts("sent"),
+                refused: receipts("refused"),
+                dropped: receipts("dropped"),
+            },
             commit_latency: ["0", "1"].map(|qos| histogram(&recorder, QOS_COMMIT_LATENCY, &[("qos", qos)])),
             ack_latency: histogram(&recorder, QOS_ACK_LATENCY, &[("qos", "1")]),
             publish_to_commit: histogram(&recorder, INGEST_PUBLISH_TO_COMMIT, &[]),
@@ -296,6 +353,22 @@ impl Metrics {
     /// The depth and the capacity of the queue of `shard`.
     pub fn queue(&self, shard: usize) -> [Gauge; 2] {
         [INGEST_QUEUE_DEPTH, INGEST_QUEUE_CAPACITY].map(|family| gauge(&self.recorder, family, &[("shard", &shard.to_string())]))
+    }
+
+    /// Counts a request that was answered. `route` is a template of the router's, of which there are few.
+    pub fn http_request(&self, route: &str, method: &str, status: u16, seconds: f64) {
+        // Anybody can make methods up.
+        let method = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
+            .into_iter()
+            .find(|known| *known == method);
+        let (method, status) = (method.unwrap_or("other"), status.to_string());
+        counter(
+            &self.recorder,
+            HTTP_REQUESTS,
+            &[("route", route), ("method", method), ("status", &status)],
+        )
+        .increment(1);
+        histogram(&self.recorder, HTTP_SECONDS, &[("route", route)]).record(seconds);
     }
 
     pub(super) fn render(&self, accounting: &super::accounting::Accounting) -> String {

@@ -14,6 +14,8 @@ pub mod accounting;
 
 pub mod expose;
 
+pub mod quality;
+
 pub mod logging;
 
 pub mod secret;

@@ -108,7 +108,7 @@ pub fn own(tree: &TopicTree) -> Vec<Right> {
             (Access::Read, "devices/%u/commands/firmware"),
             (Access::Read, "devices/%u/config"),
             (Access::Write, "devices/%u/config/reported"),
-            (Access::Read, "devices/%u/receipts"),
+            (Access::Read, "devices/%u/receipts/#"),
             (Access::Write, "discovery/register/%u"),
             (Access::Read, "discovery/response/%u"),
         ],

@@ -6,6 +6,7 @@
 
 pub mod fake_broker;
 pub mod fleet;
+pub mod http;
 pub mod installation;
 pub mod judge;
 pub mod person;

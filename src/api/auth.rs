@@ -1,0 +1,138 @@
+//! Who is calling, and whether they may: extractors, so that a handler's signature says what it asks for.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+
+use crate::identity::audit::Actor;
+use crate::identity::principal::{Means, Principal, Role};
+use crate::identity::tokens::{self, PREFIX, VerifyError};
+
+use super::error::{Kind, Problem};
+use super::state::Desk;
+
+/// Somebody whose credential was verified.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    principal: Principal,
+    origin: String,
+}
+
+impl Caller {
+    /// How the audit calls them.
+    pub(super) fn actor(&self) -> Actor {
+        self.principal.actor(&self.origin)
+    }
+
+    /// What they may do.
+    pub(super) fn role(&self) -> Role {
+        self.principal.role
+    }
+}
+
+macro_rules! roles {
+    ($($(#[$doc:meta])* $name:ident;)+) => {
+        $(
+            $(#[$doc])*
+            #[derive(Debug, Clone)]
+            pub(super) struct $name(pub(super) Caller);
+
+            impl FromRequestParts<Desk> for $name {
+                type Rejection = Problem;
+
+                async fn from_request_parts(parts: &mut Parts, desk: &Desk) -> Result<Self, Problem> {
+                    caller(parts, desk, Role::$name).await.map(Self)
+                }
+            }
+        )+
+    };
+}
+
+roles! {
+    /// A viewer, or more: may read.
+    Viewer;
+    /// An operator, or more: may work with devices.
+    Operator;
+    /// An admin: may do everything.
+    Admin;
+}
+
+async fn caller(parts: &Parts, desk: &Desk, needed: Role) -> Result<Caller, Problem> {
+    let address = address(parts, desk);
+    let presented = bearer(&parts.headers)?;
+    desk.guard.look_at(address)?;
+    let principal = verify(desk, presented).await.inspect_err(|problem| {
+        if problem.is_unauthorized() {
+            desk.guard.note_failure(address);
+        }
+    })?;
+    let means = match principal.means {
+        Means::Token(_) => "token",
+        Means::Jwt => "jwt",
+    };
+    desk.guard.admit(&format!("{means}:{}", principal.name))?;
+    if !principal.role.allows(needed) {
+        return Err(Problem::new(
+            Kind::Forbidden,
+            format!("this needs the role {needed}; {} has the role {}", principal.name, principal.role),
+        ));
+    }
+    Ok(Caller {
+        principal,
+        origin: address.to_string(),
+    })
+}
+
+async fn verify(desk: &Desk, presented: &str) -> Result<Principal, Problem> {
+    if presented.starts_with(PREFIX) {
+        let client = desk.database().await?;
+        return tokens::verify(&**client, presented).await.map_err(|error| match error {
+            VerifyError::Refused(refusal) => Problem::new(Kind::Unauthorized, refusal.to_string()),
+            VerifyError::Database(error) => Problem::database(&error),
+        });
+    }
+    let verifier = desk.parts.verifier.as_ref().ok_or_else(|| {
+        Problem::new(
+            Kind::Unauthorized,
+            "this is no token of this service, and JWTs are taken only where JWT_KEYS, JWT_ISSUER and JWT_AUDIENCE are set",
+        )
+    })?;
+    let accepted = verifier
+        .verify(presented)
+        .map_err(|refusal| Problem::new(Kind::Unauthorized, refusal.to_string()))?;
+    Ok(accepted.principal)
+}
+
+fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+    let missing = || {
+        Problem::new(
+            Kind::Unauthorized,
+            "a credential is needed: Authorization: Bearer, and a token (iotflow token create) or a JWT",
+        )
+    };
+    let value = headers.get(AUTHORIZATION).ok_or_else(missing)?.to_str().map_err(|_| missing())?;
+    let (scheme, presented) = value.split_once(' ').ok_or_else(missing)?;
+    if !scheme.eq_ignore_ascii_case("bearer") || presented.trim().is_empty() {
+        return Err(missing());
+    }
+    Ok(presented.trim())
+}
+
+/// Where the request comes from. A proxy's word counts only where the proxy is one that the settings name.
+pub(super) fn address(parts: &Parts, desk: &Desk) -> IpAddr {
+    let peer = parts
+        .extensions
+        .get::<ConnectInfo<SocketAddr>>()
+        .map_or(IpAddr::from([0, 0, 0, 0]), |info| info.0.ip());
+    if !desk.config.trusted_proxies.contains(&peer) {
+        return peer;
+    }
+    // The last entry is what the nearest proxy saw; what stands before it anybody can have written.
+    let forwarded = parts.headers.get_all("x-forwarded-for").iter().next_back();
+    forwarded
+        .and_then(|value| value.to_str().ok()?.rsplit(',').next()?.trim().parse().ok())
+        .unwrap_or(peer)
+}

@@ -1,0 +1,85 @@
+//! What requests carry, taken out so that whatever is wrong with it is said as a problem document.
+
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
+
+use super::error::{Kind, Problem};
+
+/// A body of JSON.
+#[derive(Debug)]
+pub(super) struct Json<T>(pub(super) T);
+
+/// The query's parameters.
+#[derive(Debug)]
+pub(super) struct Query<T>(pub(super) T);
+
+/// The path's parameters.
+#[derive(Debug)]
+pub(super) struct Path<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        match axum::Json::<T>::from_request(request, state).await {
+            Ok(axum::Json(body)) => Ok(Self(body)),
+            Err(JsonRejection::MissingJsonContentType(_)) => Err(Problem::new(
+                Kind::UnsupportedMediaType,
+                "the body must be JSON, and Content-Type: application/json must say so",
+            )),
+            Err(JsonRejection::JsonSyntaxError(error)) => {
+                Err(Problem::new(Kind::BadRequest, format!("the body is no JSON: {}", cause(&error))))
+            }
+            Err(JsonRejection::JsonDataError(error)) => Err(Problem::new(
+                Kind::Unprocessable,
+                format!("the body does not fit: {}", cause(&error)),
+            )),
+            Err(other) if other.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE => Err(Problem::new(
+                Kind::TooLarge,
+                "the body is larger than this service takes (API_MAX_BODY_BYTES)",
+            )),
+            Err(other) => Err(Problem::new(Kind::BadRequest, other.body_text())),
+        }
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match axum::extract::Query::<T>::from_request_parts(parts, state).await {
+            Ok(axum::extract::Query(query)) => Ok(Self(query)),
+            Err(QueryRejection::FailedToDeserializeQueryString(error)) => {
+                Err(Problem::new(Kind::BadRequest, format!("the query does not fit: {}", cause(&error))))
+            }
+            Err(other) => Err(Problem::new(Kind::BadRequest, other.body_text())),
+        }
+    }
+}
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match axum::extract::Path::<T>::from_request_parts(parts, state).await {
+            Ok(axum::extract::Path(path)) => Ok(Self(path)),
+            // A path that names nothing of the kind names nothing.
+            Err(PathRejection::FailedToDeserializePathParams(error)) => Err(Problem::new(
+                Kind::NotFound,
+                format!("the path does not fit: {}", error.body_text()),
+            )),
+            Err(other) => Err(Problem::new(Kind::NotFound, other.body_text())),
+        }
+    }
+}
+
+/// The innermost cause, which is what the sender can do something about.
+fn cause(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(next) = innermost.source() {
+        innermost = next;
+    }
+    innermost.to_string()
+}

@@ -1,0 +1,145 @@
+//! Who asks too much, and who guesses: rates by caller, and a lock-out by address.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use governor::clock::{Clock as _, DefaultClock};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+
+use super::error::{Kind, Problem};
+
+/// Wrong credentials from one address within [`WINDOW`] after which it is locked out. A person who pastes the wrong token a few
+/// times stays below; who guesses 256 bits needs more attempts than there are.
+const MOST_FAILURES: u32 = 20;
+/// How long failures count, and how long a lock-out lasts.
+const WINDOW: Duration = Duration::from_secs(60);
+/// Addresses that are remembered at once; beyond, the oldest is forgotten.
+const MOST_ADDRESSES: usize = 10_000;
+
+/// Both.
+#[derive(Debug)]
+pub(super) struct Guard {
+    rates: Option<DefaultKeyedRateLimiter<String>>,
+    clock: DefaultClock,
+    failures: Mutex<HashMap<IpAddr, Failures>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Failures {
+    count: u32,
+    since: Instant,
+}
+
+impl Guard {
+    /// Lets each caller make `rate` requests a second, and twice as many at once; 0 limits nothing.
+    pub(super) fn new(rate: u32) -> Self {
+        let quota =
+            NonZeroU32::new(rate).map(|rate| Quota::per_second(rate).allow_burst(rate.saturating_mul(NonZeroU32::MIN.saturating_add(1))));
+        Self {
+            rates: quota.map(RateLimiter::keyed),
+            clock: DefaultClock::default(),
+            failures: Mutex::default(),
+        }
+    }
+
+    /// Counts a request of `caller`.
+    ///
+    /// # Errors
+    /// A problem that says when to come again.
+    pub(super) fn admit(&self, caller: &str) -> Result<(), Problem> {
+        let Some(rates) = &self.rates else { return Ok(()) };
+        rates.check_key(&caller.to_owned()).map_err(|until| {
+            let wait = until.wait_time_from(self.clock.now());
+            Problem::new(
+                Kind::TooManyRequests,
+                "more requests than one caller may make in a second (API_RATE); slow down, and come again after Retry-After",
+            )
+            .retry_after(wait.as_secs() + 1)
+        })
+    }
+
+    /// Whether credentials from `address` are looked at at all.
+    ///
+    /// # Errors
+    /// A problem that says when they are again.
+    pub(super) fn look_at(&self, address: IpAddr) -> Result<(), Problem> {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(entry) = failures.get(&address) else { return Ok(()) };
+        let left = WINDOW.saturating_sub(entry.since.elapsed());
+        if entry.count < MOST_FAILURES || left.is_zero() {
+            return Ok(());
+        }
+        Err(Problem::new(
+            Kind::TooManyRequests,
+            "too many wrong credentials came from this address; none is looked at until Retry-After has passed",
+        )
+        .retry_after(left.as_secs() + 1))
+    }
+
+    /// Notes a wrong credential from `address`.
+    pub(super) fn note_failure(&self, address: IpAddr) {
+        let now = Instant::now();
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.len() >= MOST_ADDRESSES && !failures.contains_key(&address) {
+            failures.retain(|_, entry| now - entry.since < WINDOW);
+            if failures.len() >= MOST_ADDRESSES
+                && let Some(oldest) = failures.iter().min_by_key(|(_, entry)| entry.since).map(|(address, _)| *address)
+            {
+                failures.remove(&oldest);
+            }
+        }
+        let entry = failures.entry(address).or_insert(Failures { count: 0, since: now });
+        if now - entry.since >= WINDOW {
+            *entry = Failures { count: 0, since: now };
+        }
+        entry.count += 1;
+        if entry.count == MOST_FAILURES {
+            // The lock-out lasts from the last straw on.
+            entry.since = now;
+        }
+    }
+
+    /// Forgets callers that have asked for nothing lately.
+    pub(super) fn upkeep(&self) {
+        if let Some(rates) = &self.rates {
+            rates.retain_recent();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_guesses_is_locked_out_and_nobody_else() {
+        let guard = Guard::new(0);
+        let (guesser, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+        for _ in 0..MOST_FAILURES {
+            assert!(guard.look_at(guesser).is_ok());
+            guard.note_failure(guesser);
+        }
+        assert!(guard.look_at(guesser).is_err());
+        assert!(guard.look_at(other).is_ok());
+    }
+
+    #[test]
+    fn memory_is_bounded_however_many_addresses_fail() {
+        let guard = Guard::new(0);
+        for number in 0..u32::try_from(MOST_ADDRESSES).expect("it fits") + 50 {
+            guard.note_failure(IpAddr::from(number.to_be_bytes()));
+        }
+        assert_eq!(guard.failures.lock().expect("no panic").len(), MOST_ADDRESSES);
+    }
+
+    #[test]
+    fn who_asks_too_much_is_told_when_to_come_again() {
+        let guard = Guard::new(1);
+        assert!(guard.admit("token:a").is_ok() && guard.admit("token:a").is_ok());
+        assert!(guard.admit("token:a").is_err());
+        assert!(guard.admit("token:b").is_ok(), "another has its own");
+    }
+}

@@ -1,0 +1,54 @@
+//! The router, on one page: what there is, and what each request goes through.
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
+use axum::routing::get;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::state::Desk;
+use super::{docs, health, layers, metrics, mqtt, topics};
+
+/// Below which everything stands that asks for a credential.
+pub(super) const BASE: &str = "/api/v1";
+
+/// Everything behind the door.
+pub(super) fn router(desk: Desk) -> Router {
+    let (api, document) = OpenApiRouter::with_openapi(docs::document()).nest(BASE, api()).split_for_parts();
+    let machines = Router::new()
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/healthz", get(health::ready))
+        .route("/metrics/qos", get(metrics::qos))
+        .route("/metrics", get(metrics::rest));
+    machines
+        .merge(api)
+        .merge(docs::router(docs::finish(document)))
+        .fallback(layers::nowhere)
+        .method_not_allowed_fallback(layers::no_such_method)
+        .layer(DefaultBodyLimit::max(desk.config.max_body_bytes))
+        .layer(CatchPanicLayer::custom(layers::panicked))
+        .layer(from_fn_with_state(desk.clone(), layers::around))
+        .with_state(desk)
+}
+
+/// What stands below [`BASE`].
+fn api() -> OpenApiRouter<Desk> {
+    OpenApiRouter::new()
+        // The broker.
+        .routes(routes!(mqtt::status))
+        .routes(routes!(mqtt::qos))
+        .routes(routes!(mqtt::monitoring))
+        .routes(routes!(topics::structure))
+        .routes(routes!(topics::validate))
+        .routes(routes!(topics::of_device))
+}
+
+/// The description of the API, for whoever wants it without a service.
+#[must_use]
+pub fn description() -> utoipa::openapi::OpenApi {
+    let (_, document) = OpenApiRouter::with_openapi(docs::document()).nest(BASE, api()).split_for_parts();
+    docs::finish(document)
+}

@@ -1,0 +1,100 @@
+//! What the handlers share: connections to the database of the API's own, the language of topics, who may do what.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{Object, Pool};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::courier::broker::Heard;
+use crate::identity::jwt::verifier::Verifier;
+use crate::lifecycle::readiness::{Condition, Readiness};
+use crate::mqtt::config::Config as MqttConfig;
+use crate::observe::accounting::Accounting;
+use crate::observe::metrics::Metrics;
+use crate::protocol::topic::TopicTree;
+
+use super::error::{Kind, Problem};
+use super::guard::Guard;
+use super::server::Config;
+
+/// The longest that a request waits for a connection to the database.
+const CONNECTION_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the API needs of the rest of the service.
+#[derive(Debug)]
+pub struct Parts {
+    /// Connections of the API's own, so that no request waits behind the pipeline, nor the pipeline behind one.
+    pub pool: Pool,
+    /// The topic tree.
+    pub tree: TopicTree,
+    /// Whose JWTs are taken.
+    pub verifier: Option<Verifier>,
+    /// How to reach the broker.
+    pub mqtt: MqttConfig,
+    /// What the broker last said of itself.
+    pub broker: watch::Receiver<Arc<Heard>>,
+    /// The condition of every part.
+    pub readiness: Readiness,
+    /// The series.
+    pub metrics: Arc<Metrics>,
+    /// The account of messages.
+    pub accounting: Arc<Accounting>,
+    /// Ends what would go on for ever, such as a live tail.
+    pub stop: CancellationToken,
+}
+
+/// The same, shared by all handlers.
+#[derive(Debug, Clone)]
+pub(super) struct Desk(Arc<Inner>);
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) parts: Parts,
+    pub(super) guard: Guard,
+    pub(super) config: Config,
+}
+
+impl std::ops::Deref for Desk {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Desk {
+    pub(super) fn new(parts: Parts, config: Config) -> Self {
+        Self(Arc::new(Inner {
+            guard: Guard::new(config.rate),
+            parts,
+            config,
+        }))
+    }
+
+    /// A connection to the database.
+    ///
+    /// # Errors
+    /// A problem where none can be had in time.
+    pub(super) async fn database(&self) -> Result<Object, Problem> {
+        timeout(CONNECTION_WITHIN, self.parts.pool.get())
+            .await
+            .map_err(|_| Problem::new(Kind::Unavailable, "all connections to the database are in use; try again").retry_after(1))?
+            .map_err(Problem::from)
+    }
+
+    /// The topic tree.
+    pub(super) fn tree(&self) -> &TopicTree {
+        &self.parts.tree
+    }
+
+    /// The condition of every connection to the broker, by name.
+    pub(super) fn broker_conditions(&self) -> BTreeMap<String, Condition> {
+        let mut conditions = self.parts.readiness.conditions();
+        conditions.retain(|name, _| name.starts_with("broker/"));
+        conditions
+    }
+}

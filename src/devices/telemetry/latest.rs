@@ -1,0 +1,99 @@
+//! The newest value of each metric: of one device, or of a group's members, a page at a time. At most about a second behind.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+use tokio_postgres::{Error, GenericClient};
+
+use crate::protocol::id::GroupId;
+
+const NUMBERS: &str = "
+    SELECT DISTINCT ON (l.device_id, m.name) l.device_id, m.name, l.\"time\", l.\"values\"[b.position]
+    FROM latest l JOIN metric_set_members b USING (metric_set_id) JOIN metrics m USING (metric_id)
+    WHERE l.device_id = ANY ($1) AND l.\"values\"[b.position] IS NOT NULL
+    ORDER BY l.device_id, m.name, l.\"time\" DESC, l.metric_set_id DESC";
+const EXTRAS: &str = "
+    SELECT DISTINCT ON (l.device_id, e.key) l.device_id, e.key, l.\"time\", e.value
+    FROM latest l, jsonb_each(l.extra) AS e (key, value)
+    WHERE l.device_id = ANY ($1) AND jsonb_typeof(l.extra) = 'object'
+    ORDER BY l.device_id, e.key, l.\"time\" DESC, l.metric_set_id DESC";
+const MEMBERS: &str = "
+    SELECT d.device, d.device_id FROM device_group_members m JOIN devices d USING (device_id)
+    WHERE m.group_id = $1 AND d.deleted_at IS NULL AND ($2::text IS NULL OR d.device > $2)
+    ORDER BY d.device LIMIT $3";
+
+/// A value and when it was measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Newest<T> {
+    /// When.
+    pub time: Timestamp,
+    /// What.
+    pub value: T,
+}
+
+/// The newest there is of a device.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Latest {
+    /// Its numbers, by metric.
+    pub values: BTreeMap<String, Newest<f64>>,
+    /// What was not a number, by name.
+    pub extra: BTreeMap<String, Newest<Value>>,
+}
+
+/// A member of a group, and the newest there is of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Member {
+    /// Its id.
+    pub device_id: String,
+    /// What it sent last.
+    #[serde(flatten)]
+    pub latest: Latest,
+}
+
+/// The newest values of a device; of one that never sent anything, none.
+///
+/// # Errors
+/// The database's.
+pub async fn of_device(client: &impl GenericClient, device_id: i32) -> Result<Latest, Error> {
+    Ok(of_devices(client, &[device_id]).await?.remove(&device_id).unwrap_or_default())
+}
+
+/// The newest values of a group's members in the order of their ids, behind that of `after`, at most `limit` members.
+///
+/// # Errors
+/// The database's.
+pub async fn of_group(client: &impl GenericClient, group: &GroupId, after: Option<&str>, limit: u32) -> Result<Vec<Member>, Error> {
+    let rows = client.query(MEMBERS, &[&group.as_str(), &after, &i64::from(limit)]).await?;
+    let members: Vec<(String, i32)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let numbers: Vec<i32> = members.iter().map(|(_, number)| *number).collect();
+    let mut latest = of_devices(client, &numbers).await?;
+    let member = |(device_id, number): (String, i32)| Member {
+        device_id,
+        latest: latest.remove(&number).unwrap_or_default(),
+    };
+    Ok(members.into_iter().map(member).collect())
+}
+
+async fn of_devices(client: &impl GenericClient, devices: &[i32]) -> Result<BTreeMap<i32, Latest>, Error> {
+    let mut found: BTreeMap<i32, Latest> = BTreeMap::new();
+    if devices.is_empty() {
+        return Ok(found);
+    }
+    for row in client.query(NUMBERS, &[&devices]).await? {
+        let newest = Newest {
+            time: row.try_get(2)?,
+            value: row.try_get(3)?,
+        };
+        found.entry(row.try_get(0)?).or_default().values.insert(row.try_get(1)?, newest);
+    }
+    for row in client.query(EXTRAS, &[&devices]).await? {
+        let newest = Newest {
+            time: row.try_get(2)?,
+            value: row.try_get(3)?,
+        };
+        found.entry(row.try_get(0)?).or_default().extra.insert(row.try_get(1)?, newest);
+    }
+    Ok(found)
+}
