@@ -12,3 +12,9 @@ pub mod groups;
 pub mod export;
 
 pub mod telemetry;
+
+pub mod commands;
+
+pub mod outbox;
+
+pub mod reports;

@@ -37,6 +37,8 @@ actions! {
     DeviceCreate = "device.create", "A device was registered.";
     GroupAdd = "group.add", "A device was put into a group.";
     GroupRemove = "group.remove", "A device was taken out of a group.";
+    CommandSend = "command.send", "A command was given to a device or a group.";
+    CommandCancel = "command.cancel", "A command was taken back, as far as it had not been sent.";
     CertificateIssue = "certificate.issue", "A certificate was issued.";
     CertificateRenew = "certificate.renew", "A certificate was renewed.";
     CertificateRevoke = "certificate.revoke", "A certificate was revoked.";
