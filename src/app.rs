@@ -16,7 +16,7 @@ use crate::access::state::State as Access;
 use crate::api::server;
 use crate::api::state::Parts;
 use crate::config::Config;
-use crate::courier;
+use crate::courier::{self, session};
 use crate::db::error::describe;
 use crate::db::flavour::Flavour;
 use crate::db::lease::{Lease, Seeker};
@@ -186,6 +186,7 @@ impl App {
                 (SLOT_STAGGER * u32::try_from(index).unwrap_or(0), &slots_held),
             )?;
         }
+        app.start_courier(&config)?;
         app.start_housekeeping(store, pipeline.gauges);
         startup.ready("every part was started");
         Ok(app)
@@ -287,6 +288,35 @@ impl App {
             if retiring && !stop.is_cancelled() && let Err(error) = sessions::forget(&store.pool, &session).await {
                 warn!(%error, client_id = session.client_id, "the ended session could not be struck off the record");
             }
+            lease_end.cancel();
+        });
+        Ok(())
+    }
+
+    fn start_courier(&self, config: &Config) -> anyhow::Result<()> {
+        let (state, lease) = watch::channel(Lease::Sought);
+        let seeker = Seeker {
+            config: config.db.clone(),
+            name: session::client_id(&config.ingest.group),
+            delay: Duration::ZERO,
+            burden: Arc::default(),
+            state,
+        };
+        let parts = session::Parts {
+            mqtt: config.mqtt.clone(),
+            db: config.db.clone(),
+            tree: TopicTree::new(&config.ingest.base_topic)?,
+            lease,
+            latch: self.readiness.latch("broker/courier"),
+            metrics: Arc::clone(&self.metrics),
+            stop: self.tasks.stop_token(),
+        };
+        let courier = session::Courier::new(&config.ingest.group, parts)?;
+        // Kept until the session has taken its leave, and not counted among what must end first.
+        let lease_end = self.leases.child_token();
+        tokio::spawn(seeker.run(lease_end.clone()));
+        self.tasks.spawn(session::NAME, async move {
+            courier.run().await;
             lease_end.cancel();
         });
         Ok(())

@@ -3,3 +3,5 @@
 //! ```text
 //! api, cli ──► operations ──► devices (rows) + identity (credentials, audit) ──► PostgreSQL ──► access, courier
 //! ```
+
+pub mod commands;
