@@ -78,8 +78,9 @@ impl Device {
     /// The commands that came, in order.
     pub fn commands(&self) -> Vec<String> {
         let command = |publish: &Publish| json(publish)["command"].as_str().expect("a text").to_owned();
-        let answers = |publish: &&Publish| publish.topic.ends_with(b"/response");
-        self.received.iter().filter(|publish| !answers(publish)).map(command).collect()
+        // Its subscription brings it its own answers as well.
+        let is_command = |publish: &&Publish| !publish.topic.ends_with(b"/response");
+        self.received.iter().filter(is_command).map(command).collect()
     }
 
     pub async fn answer(&mut self, payload: &str) {

@@ -1,4 +1,5 @@
 //! Commands against a real broker and a real database: their whole life, offline devices, fleets, kills, hostile answers.
+#![allow(unreachable_pub, reason = "the parts of this test use each other's items")]
 
 #[path = "../support/mod.rs"]
 mod support;
