@@ -1,8 +1,8 @@
 //! The service: every part built in order, then run, then drained.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -16,21 +16,26 @@ use crate::access::state::State as Access;
 use crate::api::server;
 use crate::api::state::Parts;
 use crate::config::Config;
+use crate::courier::tap::Taps;
 use crate::courier::{self, session};
 use crate::db::error::describe;
 use crate::db::flavour::Flavour;
 use crate::db::lease::{Lease, Seeker};
 use crate::db::partitions::Partitions;
 use crate::db::{migrate, pool};
+use crate::devices::presence;
 use crate::identity::jwt::verifier::Verifier;
 use crate::ingest::copy::Store;
+use crate::ingest::door::Door;
 use crate::ingest::pipeline;
 use crate::ingest::queue::Held;
 use crate::ingest::rate::Rates;
+use crate::ingest::receipts::{self, Asked, Outbox};
 use crate::ingest::sessions::{self, Session};
 use crate::ingest::subscribe::{Outlet, Purpose, Subscriber};
 use crate::lifecycle::readiness::Readiness;
 use crate::lifecycle::tasks::Tasks;
+use crate::mqtt::publisher::Publisher;
 use crate::observe::accounting::Accounting;
 use crate::observe::metrics::Metrics;
 use crate::protocol::time;
@@ -42,6 +47,8 @@ const MAINTENANCE_EVERY: Duration = Duration::from_secs(600);
 const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 /// How often it is looked whether the broker obeys the database.
 const ACCESS_EVERY: Duration = Duration::from_secs(5);
+/// How often it is looked who stopped sending heartbeats.
+const PRESENCE_EVERY: Duration = Duration::from_secs(5);
 /// The longest that a statement of a request may take.
 const STATEMENT_WITHIN: Duration = Duration::from_secs(30);
 /// Between the first attempts at two slots, so that the second knows whether the first was taken.
@@ -105,6 +112,15 @@ impl App {
             "broker-report",
             courier::broker::watch(config.mqtt.clone(), heard, tasks.stop_token()),
         );
+        let (publisher, handle) = Publisher::new(
+            &config.mqtt,
+            &config.ingest.group,
+            readiness.latch("broker/publisher"),
+            metrics.connection("publisher"),
+            tasks.stop_token(),
+        );
+        tasks.spawn("publisher", publisher.run());
+        let telemetry = Arc::new(OnceLock::new());
         let parts = Parts {
             // Created as they are needed: the database may not be there yet.
             pool: pool::impatient(&config.db, "api", config.api.connections, STATEMENT_WITHIN)?,
@@ -117,6 +133,9 @@ impl App {
                 .context("JWT_KEYS cannot be used")?,
             mqtt: config.mqtt.clone(),
             broker,
+            publisher: handle.clone(),
+            taps: Taps::new(config.mqtt.clone(), config.ingest.group.clone(), tasks.clone()),
+            telemetry: Arc::clone(&telemetry),
             readiness: readiness.clone(),
             metrics: Arc::clone(&metrics),
             accounting: Arc::clone(&accounting),
@@ -161,6 +180,21 @@ impl App {
             config.mqtt.receive_maximum,
             wanted.len() + retired.len(),
         )?;
+        let by_http = Arc::new(Door::new(&config.ingest, &store, pipeline.telemetry.clone())?);
+        let (closed, stopped) = (Arc::clone(&by_http), tasks.stop_token());
+        tasks.spawn("telemetry-by-http", async move {
+            stopped.cancelled().await;
+            closed.close();
+        });
+        drop(telemetry.set(by_http));
+        let receipts = config.ingest.receipts.then(|| {
+            let (outbox, inbox) = Outbox::new(Arc::clone(&metrics));
+            tasks.spawn("receipts", receipts::run(inbox, handle, Arc::clone(&metrics)));
+            outbox
+        });
+        let receipts = receipts
+            .map(|outbox| TopicTree::new(&config.ingest.base_topic).map(|tree| Asked::new(tree, outbox)))
+            .transpose()?;
         let app = Self {
             address,
             readiness,
@@ -183,10 +217,12 @@ impl App {
                 &store,
                 session,
                 outlet,
+                receipts.clone(),
                 (SLOT_STAGGER * u32::try_from(index).unwrap_or(0), &slots_held),
             )?;
         }
         app.start_courier(&config)?;
+        app.start_presence(&store, config.presence.timeout);
         app.start_housekeeping(store, pipeline.gauges);
         startup.ready("every part was started");
         Ok(app)
@@ -233,6 +269,7 @@ impl App {
         store: &Store,
         session: Session,
         outlet: Outlet,
+        receipts: Option<Asked>,
         (delay, slots_held): (Duration, &Arc<AtomicUsize>),
     ) -> Result<(), BadBaseTopic> {
         let (state, lease) = watch::channel(Lease::Sought);
@@ -271,7 +308,7 @@ impl App {
             residue: Default::default(),
             delivered: Default::default(),
             rates,
-            receipts: None,
+            receipts,
         };
         let store = store.clone();
         let stop = self.tasks.stop_token();
@@ -320,6 +357,34 @@ impl App {
             lease_end.cancel();
         });
         Ok(())
+    }
+
+    /// Every replica sweeps; who comes second finds nothing left to do. Nobody is swept for the time in which we were not there to
+    /// hear: the first sweep comes when a device has had its whole time.
+    fn start_presence(&self, store: &Store, timeout: Duration) {
+        if timeout.is_zero() {
+            return;
+        }
+        let (stop, swept, pool) = (self.tasks.stop_token(), self.metrics.status_swept.clone(), store.pool.clone());
+        self.tasks.spawn("presence", async move {
+            let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + timeout, PRESENCE_EVERY);
+            tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while tokio::select! { () = stop.cancelled() => false, _ = tick.tick() => true } {
+                let sweep = sweep_once(&pool, timeout);
+                match tokio::select! { () = stop.cancelled() => return, done = sweep => done } {
+                    Ok(0) => {}
+                    Ok(gone) => {
+                        swept.increment(gone);
+                        debug!(gone, "devices whose heartbeats stopped are offline");
+                    }
+                    // The writers say aloud what ails the database.
+                    Err(error) => debug!(
+                        error = format!("{error:#}"),
+                        "who stopped sending heartbeats could not be looked for"
+                    ),
+                }
+            }
+        });
     }
 
     fn start_housekeeping(&self, store: Store, gauges: pipeline::QueueGauges) {
@@ -374,6 +439,13 @@ async fn look_at_access(pool: &Pool, metrics: &Metrics) -> anyhow::Result<()> {
     #[expect(clippy::cast_precision_loss, reason = "changes are far fewer than 2^53")]
     metrics.access_pending.set(pending as f64);
     Ok(())
+}
+
+async fn sweep_once(pool: &Pool, timeout: Duration) -> anyhow::Result<u64> {
+    let client = pool.get().await?;
+    presence::sweep(&**client, timeout)
+        .await
+        .map_err(|error| anyhow::anyhow!(describe(&error)))
 }
 
 async fn maintain_once(store: &Store) -> anyhow::Result<()> {

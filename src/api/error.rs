@@ -9,6 +9,10 @@ use serde::Serialize;
 use tracing::error;
 use utoipa::ToSchema;
 
+use crate::courier::tap::TapError;
+use crate::mqtt::publisher::Failure;
+use crate::operations::messages;
+
 /// What kind of refusal it is. The name is stable: programs tell problems apart by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -159,6 +163,21 @@ impl Problem {
         }
     }
 
+    /// What the broker, or the way to it, did not let happen.
+    pub(super) fn broker(failure: &Failure) -> Self {
+        let kind = match failure {
+            Failure::Unfit(_) => Kind::Unprocessable,
+            Failure::Refused(_) | Failure::Unsupported(_) => Kind::Broker,
+            Failure::Away(_) | Failure::Unknown | Failure::QueueFull | Failure::Stopping => Kind::Unavailable,
+        };
+        let problem = Self::new(kind, failure.to_string());
+        if kind == Kind::Unavailable {
+            problem.retry_after(5)
+        } else {
+            problem
+        }
+    }
+
     /// As a document, for the request at `instance` with this id.
     pub(super) fn render(&self, instance: Option<&str>, request_id: Option<&str>) -> Response {
         let (status, name, title) = self.kind.parts();
@@ -213,6 +232,29 @@ impl From<deadpool_postgres::PoolError> for Problem {
                 )
                 .retry_after(1)
             }
+        }
+    }
+}
+
+impl From<messages::PublishError> for Problem {
+    fn from(error: messages::PublishError) -> Self {
+        use messages::PublishError as E;
+        let kind = match &error {
+            E::Topic(..) | E::Retained(_) => Kind::Unprocessable,
+            E::Outside(..) | E::Role(..) => Kind::Forbidden,
+            E::Broker(failure) => return Self::broker(failure),
+            E::Database(error) => return Self::database(error),
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<TapError> for Problem {
+    fn from(error: TapError) -> Self {
+        match &error {
+            TapError::TooMany => Self::new(Kind::TooManyRequests, error.to_string()).retry_after(60),
+            TapError::Refused(_) => Self::new(Kind::Broker, error.to_string()),
+            TapError::Connection(_) | TapError::Silent(_) => Self::new(Kind::Unavailable, error.to_string()).retry_after(5),
         }
     }
 }

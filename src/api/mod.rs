@@ -28,5 +28,6 @@ mod docs;
 mod health;
 mod metrics;
 
+mod messages;
 mod mqtt;
 mod topics;

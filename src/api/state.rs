@@ -1,7 +1,7 @@
 //! What the handlers share: connections to the database of the API's own, the language of topics, who may do what.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool};
@@ -10,9 +10,12 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::courier::broker::Heard;
+use crate::courier::tap::Taps;
 use crate::identity::jwt::verifier::Verifier;
+use crate::ingest::door::Door;
 use crate::lifecycle::readiness::{Condition, Readiness};
 use crate::mqtt::config::Config as MqttConfig;
+use crate::mqtt::publisher::Handle;
 use crate::observe::accounting::Accounting;
 use crate::observe::metrics::Metrics;
 use crate::protocol::topic::TopicTree;
@@ -37,6 +40,12 @@ pub struct Parts {
     pub mqtt: MqttConfig,
     /// What the broker last said of itself.
     pub broker: watch::Receiver<Arc<Heard>>,
+    /// The way to the broker, for what only has to be said.
+    pub publisher: Handle,
+    /// Live tails.
+    pub taps: Taps,
+    /// Where telemetry comes in over HTTP, once the pipeline is there.
+    pub telemetry: Arc<OnceLock<Arc<Door>>>,
     /// The condition of every part.
     pub readiness: Readiness,
     /// The series.
@@ -84,6 +93,15 @@ impl Desk {
             .await
             .map_err(|_| Problem::new(Kind::Unavailable, "all connections to the database are in use; try again").retry_after(1))?
             .map_err(Problem::from)
+    }
+
+    /// Where telemetry comes in.
+    ///
+    /// # Errors
+    /// A problem before the pipeline is there.
+    pub(super) fn telemetry(&self) -> Result<&Arc<Door>, Problem> {
+        let starting = || Problem::new(Kind::Unavailable, "the service is starting; try again").retry_after(1);
+        self.parts.telemetry.get().ok_or_else(starting)
     }
 
     /// The topic tree.

@@ -8,7 +8,7 @@ use tokio_postgres::Error;
 use crate::db::error::describe;
 use crate::devices::commands::dispatch::{self, Dispatch, DispatchError};
 use crate::devices::commands::{cancel, fleet};
-use crate::devices::outbox::{self, Due, Letter};
+use crate::devices::outbox::{self, Due, Message};
 use crate::observe::metrics::CourierMetrics;
 use crate::protocol::channels::Channel;
 use crate::protocol::id::GroupId;
@@ -167,14 +167,14 @@ impl Desk {
         let transaction = client.transaction().await?;
         for aggregate in fleet::take_news(&*transaction).await? {
             let Ok(group) = GroupId::parse(&aggregate.group) else { continue };
-            let letter = Letter {
-                topic: Channel::FleetStatus.of_group(&self.tree, &group),
-                payload: serde_json::to_vec(&aggregate).expect("texts and numbers"),
+            let message = Message {
+                topic: &Channel::FleetStatus.of_group(&self.tree, &group),
+                payload: &serde_json::to_vec(&aggregate).expect("texts and numbers"),
                 qos: 1,
                 retain: true,
-                ttl: None,
+                expires_at: None,
             };
-            outbox::put(&*transaction, &letter).await?;
+            outbox::put(&*transaction, &message).await?;
         }
         transaction.commit().await?;
         Ok(())

@@ -7,10 +7,12 @@ use tracing::warn;
 
 use crate::db::error::{Fault, describe};
 use crate::devices::commands::answers::{self, Fate, Heard};
-use crate::devices::reports::{self, Refused, Reported};
+use crate::devices::desired::{self, BadConfig, Text};
+use crate::devices::refused::{self, Refused};
 use crate::observe::metrics::CourierMetrics;
 use crate::protocol::channels::{self, Channel};
-use crate::protocol::command::{Answer, MAX_PARAMETERS_BYTES, depth_fits};
+use crate::protocol::command::Answer;
+use crate::protocol::id::DeviceId;
 use crate::protocol::reject::{Reason, Rejection};
 use crate::protocol::topic::TopicTree;
 
@@ -23,7 +25,7 @@ pub(super) const CHANNELS: [Channel; 2] = [Channel::CommandsResponse, Channel::C
 #[derive(Debug)]
 enum Told {
     Answer(Heard),
-    Reported(Reported),
+    Reported(DeviceId, Text, Option<i32>),
 }
 
 /// A delivery of the broker's.
@@ -62,31 +64,25 @@ fn told(tree: &TopicTree, publish: &Publish) -> Result<Told, Rejection> {
         }
         (Channel::ConfigReported, Some(device)) => {
             let (config, version) = configuration(&publish.payload)?;
-            Ok(Told::Reported(Reported { device, config, version }))
+            Ok(Told::Reported(device, config, version))
         }
         _ => Err(unknown("nothing is awaited on this topic".to_owned())),
     }
 }
 
-/// A configuration is any JSON object; where it has a whole number `version`, that is its number.
-fn configuration(payload: &[u8]) -> Result<(String, Option<i32>), Rejection> {
-    if payload.len() > MAX_PARAMETERS_BYTES {
-        let detail = format!(
-            "a configuration of {} bytes; {MAX_PARAMETERS_BYTES} at most are taken",
-            payload.len()
-        );
-        return Err(Rejection::new(Reason::PayloadTooLarge, detail));
-    }
+/// A configuration is a JSON object; where it has a whole number `version`, that is the version of it.
+fn configuration(payload: &[u8]) -> Result<(Text, Option<i32>), Rejection> {
     let text = std::str::from_utf8(payload).map_err(|error| Rejection::new(Reason::BadUtf8, error.to_string()))?;
-    if !depth_fits(text) {
-        return Err(Rejection::new(Reason::TooDeep, "nested deeper than 64"));
-    }
-    let config: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).map_err(|error| {
-        let reason = if error.is_data() { Reason::NotObject } else { Reason::NotJson };
-        Rejection::new(reason, format!("a configuration is a JSON object: {error}"))
+    let config = Text::parse(text).map_err(|error| {
+        let reason = match error {
+            BadConfig::Length(_) => Reason::PayloadTooLarge,
+            BadConfig::NoObject(_) => Reason::NotObject,
+        };
+        Rejection::new(reason, error.to_string())
     })?;
-    let version = config.get("version").and_then(serde_json::Value::as_i64);
-    Ok((text.to_owned(), version.and_then(|version| i32::try_from(version).ok())))
+    let members: serde_json::Value = serde_json::from_str(config.as_str()).unwrap_or_default();
+    let version = members["version"].as_i64().and_then(|version| i32::try_from(version).ok());
+    Ok((config, version))
 }
 
 /// What became of a batch, for the counters.
@@ -167,8 +163,9 @@ async fn together(pool: &Pool, batch: &[Incoming]) -> Result<Tally, Trouble> {
                     tally.refused += 1;
                 }
             },
-            // One without a desired configuration has nothing to compare it with.
-            Ok(Told::Reported(reported)) => drop(reports::keep(&*transaction, reported).await?),
+            Ok(Told::Reported(device, config, version)) => {
+                desired::note_reported(&*transaction, device.borrowed(), *version, config).await?;
+            }
             Err(rejection) => {
                 refuse(&*transaction, incoming, rejection).await?;
                 tally.refused += 1;
@@ -189,11 +186,11 @@ impl Incoming {
 }
 
 async fn refuse(client: &impl GenericClient, incoming: &Incoming, rejection: &Rejection) -> Result<(), Error> {
-    let refused = Refused {
+    let letter = Refused {
         topic: &String::from_utf8_lossy(&incoming.publish.topic),
         qos: incoming.publish.qos as u8,
         payload: &incoming.publish.payload,
         rejection,
     };
-    reports::keep_refused(client, &refused).await
+    refused::keep(client, &letter).await
 }

@@ -15,6 +15,8 @@
 
 pub mod broker;
 
+pub mod tap;
+
 pub mod session;
 
 mod talk;

@@ -438,7 +438,7 @@ impl Round<'_> {
     }
 
     fn post(&mut self, connection: &mut Connection, due: &Due) {
-        let message = wire::letter(&due.letter, self.max_qos);
+        let message = wire::letter(due, self.max_qos);
         let packet_id = self.talk.begin_letter(due.id);
         let at_most_once = message.qos == QoS::AtMostOnce;
         let published = connection.publish_as(&message, if at_most_once { 0 } else { packet_id }, false);

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::value::RawValue;
 
 use crate::devices::commands::dispatch::{Dispatch, Recipient};
-use crate::devices::outbox::Letter;
+use crate::devices::outbox::Due;
 use crate::mqtt::publish::{Message, Properties, QoS};
 use crate::protocol::channels::Channel;
 use crate::protocol::command::Payload;
@@ -60,7 +60,7 @@ fn left(expires_at: Timestamp) -> Duration {
 }
 
 /// A letter as a publish.
-pub(super) fn letter(letter: &Letter, max_qos: u8) -> Message {
+pub(super) fn letter(letter: &Due, max_qos: u8) -> Message {
     Message {
         topic: letter.topic.clone(),
         payload: letter.payload.clone().into(),

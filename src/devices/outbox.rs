@@ -1,12 +1,15 @@
-//! What else is to be published, whatever happens: put here in the transaction that wants it, and gone when the broker has acked it.
+//! What is to be published for a change: a row goes with the change's transaction, and the courier takes it from there.
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio_postgres::{Error, GenericClient};
 
-const PUT: &str = "
-    INSERT INTO outbox (topic, payload, qos, retain, expires_at)
-    VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5))";
+const PUT: &str = "INSERT INTO outbox (topic, payload, qos, retain, expires_at) VALUES ($1, $2, $3, $4, $5)";
+const CLEAR: &str =
+    "INSERT INTO outbox (topic, payload, qos, retain) SELECT topic, ''::bytea, 1::smallint, true FROM unnest($1::text[]) AS topic";
+
+// In order; what was put in by a transaction that took longer comes late, and is not passed over.
 const DUE: &str = "
     SELECT id, topic, payload, qos, retain, extract(epoch FROM expires_at - now())::float8 FROM outbox
     WHERE id <> ALL ($1) AND (expires_at IS NULL OR expires_at > now())
@@ -16,42 +19,59 @@ const EXPIRE: &str = "DELETE FROM outbox WHERE expires_at <= now()";
 
 /// Something to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Letter {
-    /// The topic's full name.
-    pub topic: String,
-    /// Any bytes; none with `retain` clears what the broker keeps.
-    pub payload: Vec<u8>,
+pub struct Message<'a> {
+    /// On which topic.
+    pub topic: &'a str,
+    /// What.
+    pub payload: &'a [u8],
     /// 0 or 1.
-    pub qos: u8,
-    /// Whether the broker is to keep it.
+    pub qos: i16,
+    /// Whether the broker keeps it for those who come later.
     pub retain: bool,
-    /// After which it is of no use any more.
-    pub ttl: Option<Duration>,
+    /// From when on nobody wants it.
+    pub expires_at: Option<Timestamp>,
 }
 
-/// A letter that is due, by the number of its row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Due {
-    /// Ascending, in the order of publishing.
-    pub id: i64,
-    /// What to publish; `ttl` is what is left of it.
-    pub letter: Letter,
-}
-
-/// Puts a letter in, as a part of the transaction that `client` is in.
+/// Has a message published, once the transaction that `client` is in has been committed.
 ///
 /// # Errors
 /// The database's.
-pub async fn put(client: &impl GenericClient, letter: &Letter) -> Result<(), Error> {
-    let qos = i16::from(letter.qos.min(1));
-    let seconds = letter.ttl.map(|ttl| ttl.as_secs_f64());
+pub async fn put(client: &impl GenericClient, message: &Message<'_>) -> Result<(), Error> {
     client
-        .execute(PUT, &[&letter.topic, &letter.payload, &qos, &letter.retain, &seconds])
+        .execute(
+            PUT,
+            &[&message.topic, &message.payload, &message.qos, &message.retain, &message.expires_at],
+        )
         .await
         .map(drop)
 }
 
-/// The first `most` letters that are not `under_way`.
+/// Has the broker forget what it keeps on these topics.
+///
+/// # Errors
+/// The database's.
+pub async fn clear(client: &impl GenericClient, topics: &[String]) -> Result<(), Error> {
+    client.execute(CLEAR, &[&topics]).await.map(drop)
+}
+
+/// A message that is due, by the number of its row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    /// Ascending, in the order of publishing.
+    pub id: i64,
+    /// On which topic.
+    pub topic: String,
+    /// What.
+    pub payload: Vec<u8>,
+    /// 0 or 1.
+    pub qos: u8,
+    /// Whether the broker keeps it for those who come later.
+    pub retain: bool,
+    /// What is left of its time.
+    pub ttl: Option<Duration>,
+}
+
+/// The first `most` messages that are not `under_way`.
 ///
 /// # Errors
 /// The database's.
@@ -62,13 +82,11 @@ pub async fn due(client: &impl GenericClient, under_way: &[i64], most: usize) ->
         let left: Option<f64> = row.try_get(5)?;
         Ok(Due {
             id: row.try_get(0)?,
-            letter: Letter {
-                topic: row.try_get(1)?,
-                payload: row.try_get(2)?,
-                qos: u8::try_from(row.try_get::<_, i16>(3)?).unwrap_or(1),
-                retain: row.try_get(4)?,
-                ttl: left.and_then(|left| Duration::try_from_secs_f64(left.max(0.0)).ok()),
-            },
+            topic: row.try_get(1)?,
+            payload: row.try_get(2)?,
+            qos: u8::try_from(row.try_get::<_, i16>(3)?).unwrap_or(1),
+            retain: row.try_get(4)?,
+            ttl: left.and_then(|left| Duration::try_from_secs_f64(left.max(0.0)).ok()),
         })
     };
     rows.iter().map(due).collect()
@@ -82,7 +100,7 @@ pub async fn gone(client: &impl GenericClient, ids: &[i64]) -> Result<(), Error>
     client.execute(GONE, &[&ids]).await.map(drop)
 }
 
-/// Takes out what is of no use any more; returns how many.
+/// Takes out what nobody wants any more; returns how many.
 ///
 /// # Errors
 /// The database's.

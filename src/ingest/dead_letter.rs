@@ -17,6 +17,8 @@ use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use crate::db::copy_in::{POSTGRES_EPOCH_MICROS, RowWriter, send_each};
 
+pub mod kept;
+
 use super::batch::{Message, Refusal};
 use super::queue::Delivery;
 

@@ -16,6 +16,8 @@ use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use serde_json::json;
 use tokio::sync::mpsc;
 
+use crate::mqtt::publish::{Message, Properties, QoS};
+use crate::mqtt::publisher::{Answer, Handle};
 use crate::observe::metrics::Metrics;
 use crate::protocol::channels::Channel;
 use crate::protocol::id::DeviceIdRef;
@@ -46,8 +48,7 @@ pub struct Receipt {
 
 impl Receipt {
     /// The payload: `{"status":"committed","time":…}`, and of a dead letter its reason and detail.
-    #[must_use]
-    pub fn payload(&self) -> Bytes {
+    fn payload(&self) -> Bytes {
         let at = jiff::Timestamp::from_microsecond(time::now()).unwrap_or_default();
         let mut object = json!({ "status": self.verdict.as_str(), "time": at.to_string() });
         if let Verdict::DeadLettered(rejection) = &self.verdict {
@@ -55,6 +56,20 @@ impl Receipt {
             object["detail"] = rejection.detail.chars().take(MAX_DETAIL_CHARS).collect::<String>().into();
         }
         object.to_string().into()
+    }
+
+    fn message(&self) -> Message {
+        Message {
+            topic: self.topic.clone(),
+            payload: self.payload(),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            properties: Properties {
+                correlation: self.correlation.clone(),
+                content_type: Some("application/json".to_owned()),
+                ..Properties::default()
+            },
+        }
     }
 }
 
@@ -122,18 +137,14 @@ impl Asked {
     }
 }
 
-/// Publishes receipts until the outbox is gone and empty; `publish` says whether the broker took one.
-pub async fn run(inbox: mpsc::Receiver<Receipt>, metrics: Arc<Metrics>, publish: impl AsyncFn(Receipt) -> bool) {
-    let (metrics, publish) = (&metrics, &publish);
-    let receipts = futures_util::stream::unfold(inbox, async |mut inbox| Some((inbox.recv().await?, inbox)));
-    receipts
-        .for_each_concurrent(UNDER_WAY, async |receipt| {
-            let taken = publish(receipt).await;
-            if taken {
-                metrics.receipts.sent.increment(1);
-            } else {
-                metrics.receipts.dropped.increment(1);
-            }
+/// Publishes receipts until the outbox is gone and empty.
+pub async fn run(inbox: mpsc::Receiver<Receipt>, publisher: Handle, metrics: Arc<Metrics>) {
+    let (publisher, metrics) = (&publisher, &metrics);
+    futures_util::stream::unfold(inbox, async |mut inbox| Some((inbox.recv().await?, inbox)))
+        .for_each_concurrent(UNDER_WAY, async |receipt| match publisher.publish(receipt.message()).await {
+            // A device that is not subscribed any more does not want it.
+            Ok(Answer::Taken | Answer::NoSubscribers) => metrics.receipts.sent.increment(1),
+            Err(_) => metrics.receipts.dropped.increment(1),
         })
         .await;
 }

@@ -21,13 +21,6 @@ const CANCEL: &str = "
         ORDER BY seq FOR UPDATE)
     UPDATE command_deliveries d SET state = 'cancelled', finished_at = now(), held = false
     FROM open WHERE d.seq = open.seq";
-const CANCEL_OF_DEVICE: &str = "
-    WITH open AS (
-        SELECT seq FROM command_deliveries
-        WHERE device_id = $1 AND state = 'queued' AND packet_id IS NULL
-        ORDER BY seq FOR UPDATE)
-    UPDATE command_deliveries d SET state = 'cancelled', finished_at = now(), held = false
-    FROM open WHERE d.seq = open.seq";
 // The publish to a group is done once the broker has it: nobody answers it.
 const EXPIRE: &str = "
     WITH over AS (
@@ -45,14 +38,6 @@ const EXPIRE: &str = "
 pub async fn cancel(client: &impl GenericClient, command: &CommandId) -> Result<u64, Error> {
     client.execute(CANCEL_TO_GROUP, &[&command.as_str()]).await?;
     client.execute(CANCEL, &[&command.as_str()]).await
-}
-
-/// Takes back what was not sent to a device, for one that is to be no more; returns how many commands.
-///
-/// # Errors
-/// The database's.
-pub async fn cancel_of_device(client: &impl GenericClient, device_id: i32) -> Result<u64, Error> {
-    client.execute(CANCEL_OF_DEVICE, &[&device_id]).await
 }
 
 /// Ends what is past its time; returns how many deliveries.

@@ -13,6 +13,7 @@ use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Error, GenericClient, Row};
+use utoipa::ToSchema;
 
 use super::fill;
 use super::span::Span;
@@ -279,12 +280,38 @@ impl Serialize for Point {
     }
 }
 
+/// A window as it is written: with what was asked for, and no more.
+#[derive(ToSchema)]
+#[schema(as = Window)]
+#[expect(dead_code, reason = "it describes what `Point` writes")]
+struct Window {
+    /// When it begins.
+    time: Timestamp,
+    /// The arithmetic mean.
+    mean: Option<f64>,
+    /// The sum.
+    sum: Option<f64>,
+    /// How many values there are.
+    count: Option<u64>,
+    /// The least.
+    min: Option<f64>,
+    /// The greatest.
+    max: Option<f64>,
+    /// The earliest.
+    first: Option<f64>,
+    /// The latest.
+    last: Option<f64>,
+    /// The middle one.
+    median: Option<f64>,
+}
+
 /// A metric's windows, in the order of time.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Series {
     /// The metric.
     pub metric: String,
     /// Its windows.
+    #[schema(value_type = Vec<Window>)]
     pub points: Vec<Point>,
 }
 

@@ -1,7 +1,9 @@
 //! A device's telemetry and events of a span are deleted here, so much at a time that no transaction lasts long.
 
 use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
 use tokio_postgres::{Error, GenericClient};
+use utoipa::ToSchema;
 
 use super::span::Span;
 
@@ -30,7 +32,7 @@ const NEWEST: &str = "
     ON CONFLICT (device_id, metric_set_id) DO NOTHING";
 
 /// What was deleted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, ToSchema)]
 pub struct Deleted {
     /// Rows of telemetry, each a message.
     pub telemetry: u64,

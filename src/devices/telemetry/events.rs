@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use tokio_postgres::{Error, GenericClient, Row};
+use utoipa::ToSchema;
 
 use super::range::{Order, Place, Wanted};
 
@@ -28,7 +29,7 @@ const ASCENDING: &str = page!(">", "ASC");
 const DESCENDING: &str = page!("<", "DESC");
 
 /// An event as it was stored.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Event {
     /// Its time.
     pub time: Timestamp,

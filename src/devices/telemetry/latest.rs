@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use tokio_postgres::{Error, GenericClient};
+use utoipa::ToSchema;
 
 use crate::protocol::id::GroupId;
 
@@ -25,7 +26,7 @@ const MEMBERS: &str = "
     ORDER BY d.device LIMIT $3";
 
 /// A value and when it was measured.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Newest<T> {
     /// When.
     pub time: Timestamp,
@@ -34,7 +35,7 @@ pub struct Newest<T> {
 }
 
 /// The newest there is of a device.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, ToSchema)]
 pub struct Latest {
     /// Its numbers, by metric.
     pub values: BTreeMap<String, Newest<f64>>,
@@ -43,7 +44,7 @@ pub struct Latest {
 }
 
 /// A member of a group, and the newest there is of it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Member {
     /// Its id.
     pub device_id: String,

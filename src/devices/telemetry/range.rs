@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_postgres::{Error, GenericClient, Row};
+use utoipa::ToSchema;
 
 use super::span::Span;
 
@@ -84,7 +85,7 @@ impl Wanted<'_> {
 }
 
 /// A message as it was stored.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Message {
     /// Its time.
     pub time: Timestamp,

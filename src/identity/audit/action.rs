@@ -35,10 +35,26 @@ actions! {
     UserDisable = "user.disable", "A user of the broker was locked out.";
     UserEnable = "user.enable", "A user of the broker was let in again.";
     DeviceCreate = "device.create", "A device was registered.";
+    DeviceUpdate = "device.update", "What is known of a device was changed.";
+    DeviceDelete = "device.delete", "A device was deleted.";
+    DeviceDisable = "device.disable", "A device was shut out.";
+    DeviceEnable = "device.enable", "A device was let in again.";
+    DeviceImport = "device.import", "Devices were imported.";
+    CredentialsRotate = "credentials.rotate", "A device was given other credentials.";
+    CredentialsRevoke = "credentials.revoke", "A device's credentials were taken away.";
+    ConfigSet = "config.set", "A device was told how it is to be set.";
+    ConfigDelete = "config.delete", "A device is no longer told how it is to be set.";
+    GroupCreate = "group.create", "A group was made.";
+    GroupUpdate = "group.update", "A group was changed.";
+    GroupDelete = "group.delete", "A group was deleted.";
     GroupAdd = "group.add", "A device was put into a group.";
     GroupRemove = "group.remove", "A device was taken out of a group.";
     CommandSend = "command.send", "A command was given to a device or a group.";
     CommandCancel = "command.cancel", "A command was taken back, as far as it had not been sent.";
+    MessagePublish = "message.publish", "A message was published by hand.";
+    TelemetryDelete = "telemetry.delete", "Telemetry and events of a device were deleted.";
+    DeadLetterReplay = "dead_letter.replay", "A dead letter was published again.";
+    DeadLetterPurge = "dead_letter.purge", "Dead letters were removed.";
     CertificateIssue = "certificate.issue", "A certificate was issued.";
     CertificateRenew = "certificate.renew", "A certificate was renewed.";
     CertificateRevoke = "certificate.revoke", "A certificate was revoked.";
@@ -101,7 +117,11 @@ mod tests {
         for action in Action::ALL {
             assert_eq!(action.as_str().parse(), Ok(*action));
             let (noun, verb) = action.as_str().split_once('.').expect("a noun and a verb");
-            assert!([noun, verb].iter().all(|word| word.bytes().all(|byte| byte.is_ascii_lowercase())));
+            assert!(
+                [noun, verb]
+                    .iter()
+                    .all(|word| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
+            );
         }
         assert_eq!("token.Create".parse::<Action>(), Err(BadAction));
     }
