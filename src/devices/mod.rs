@@ -7,7 +7,8 @@
 //!                                        │ └──► bulk (many at once)
 //!                                        ├────► desired (how it is to be set) ──► outbox (what is to be said)
 //!                                        ├────► discovery (who asks for credentials)
-//!                                        └────► telemetry (what they sent, read again)
+//!                                        ├────► telemetry (what they sent, read again)
+//!                                        └────► commands (what they are told, and answer)
 //! ```
 
 pub mod label;
@@ -35,3 +36,7 @@ pub mod bulk;
 pub mod export;
 
 pub mod telemetry;
+
+pub mod commands;
+
+pub mod refused;
