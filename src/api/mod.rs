@@ -23,6 +23,7 @@ mod answer;
 mod error;
 mod extract;
 mod page;
+mod precondition;
 
 mod docs;
 mod health;
@@ -31,3 +32,9 @@ mod metrics;
 mod messages;
 mod mqtt;
 mod topics;
+
+mod bulk;
+mod configs;
+mod credentials;
+mod devices;
+mod groups;

@@ -11,6 +11,7 @@ use crate::protocol::id::{DeviceId, DeviceIdRef};
 /// Where a device stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = DeviceStatus)]
 pub enum Status {
     /// It said that it came, or sends heartbeats.
     Online,
