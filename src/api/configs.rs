@@ -86,7 +86,11 @@ pub(super) async fn delete(
 }
 
 fn answer(path: OfDevice, desired: Desired) -> Result<Response, Problem> {
-    let raw = |text: Option<String>| text.map(RawValue::from_string).transpose().map_err(|error| Problem::internal(&error));
+    let raw = |text: Option<String>| {
+        text.map(RawValue::from_string)
+            .transpose()
+            .map_err(|error| Problem::internal(&error))
+    };
     let (version, in_sync) = (desired.version, desired.in_sync());
     let config = DeviceConfig {
         device_id: path.device_id,

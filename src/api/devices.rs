@@ -61,7 +61,10 @@ fn yes() -> bool {
 
 impl Default for WantedCredentials {
     fn default() -> Self {
-        Self { mqtt: true, api_key: false }
+        Self {
+            mqtt: true,
+            api_key: false,
+        }
     }
 }
 
@@ -208,17 +211,29 @@ impl Search {
             device_type: self
                 .device_type
                 .as_deref()
-                .map(|text| DeviceType::parse(text).map(|kind| kind.as_str().to_owned()).map_err(|error| bad("type", &error)))
+                .map(|text| {
+                    DeviceType::parse(text)
+                        .map(|kind| kind.as_str().to_owned())
+                        .map_err(|error| bad("type", &error))
+                })
                 .transpose()?,
             group: self
                 .group
                 .as_deref()
-                .map(|text| GroupId::parse(text).map(|id| id.as_str().to_owned()).map_err(|error| bad("group", &error)))
+                .map(|text| {
+                    GroupId::parse(text)
+                        .map(|id| id.as_str().to_owned())
+                        .map_err(|error| bad("group", &error))
+                })
                 .transpose()?,
             tag: self
                 .tag
                 .as_deref()
-                .map(|text| Tag::parse(text).map(|tag| tag.as_str().to_owned()).map_err(|error| bad("tag", &error)))
+                .map(|text| {
+                    Tag::parse(text)
+                        .map(|tag| tag.as_str().to_owned())
+                        .map_err(|error| bad("tag", &error))
+                })
                 .transpose()?,
             text: self.q.clone(),
             // Nothing was seen before 1970, and PostgreSQL's own calendar has a beginning.
@@ -365,7 +380,11 @@ pub(super) struct PresenceOfDevice {
 
 /// Whether a device is online
 #[utoipa::path(get, path = "/devices/{device_id}/presence", operation_id = "get_device_presence", tag = "devices", params(OfDevice), responses((status = 200, description = "Where it stands, and since when", body = Success<PresenceOfDevice>)))]
-pub(super) async fn presence(_: Viewer, State(desk): State<Desk>, Path(path): Path<OfDevice>) -> Result<Success<PresenceOfDevice>, Problem> {
+pub(super) async fn presence(
+    _: Viewer,
+    State(desk): State<Desk>,
+    Path(path): Path<OfDevice>,
+) -> Result<Success<PresenceOfDevice>, Problem> {
     let client = desk.database().await?;
     let presence = presences::get(&**client, &path.id()?).await?;
     Ok(success(PresenceOfDevice {

@@ -56,7 +56,9 @@ pub struct BrokerUrls(pub Vec<String>);
 
 /// Why a text is no list of addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("addresses such as mqtts://broker.example.org:8883 are expected, parted by commas; the schemes are mqtt, mqtts, ws and wss, and none holds a password")]
+#[error(
+    "addresses such as mqtts://broker.example.org:8883 are expected, parted by commas; the schemes are mqtt, mqtts, ws and wss, and none holds a password"
+)]
 pub struct BadBrokerUrls;
 
 impl std::str::FromStr for BrokerUrls {
