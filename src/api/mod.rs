@@ -31,3 +31,7 @@ mod metrics;
 mod messages;
 mod mqtt;
 mod topics;
+
+mod command_views;
+mod commands;
+mod fleets;

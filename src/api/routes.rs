@@ -9,7 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::state::Desk;
-use super::{docs, health, layers, messages, metrics, mqtt, topics};
+use super::{commands, docs, fleets, health, layers, messages, metrics, mqtt, topics};
 
 /// Below which everything stands that asks for a credential.
 pub(super) const BASE: &str = "/api/v1";
@@ -48,6 +48,13 @@ fn api() -> OpenApiRouter<Desk> {
         .routes(routes!(topics::structure))
         .routes(routes!(topics::validate))
         .routes(routes!(topics::of_device))
+        // Commands.
+        .routes(routes!(commands::send))
+        .routes(routes!(fleets::send))
+        .routes(routes!(commands::list))
+        .routes(routes!(commands::show))
+        .routes(routes!(commands::cancel))
+        .routes(routes!(commands::of_device))
 }
 
 /// The description of the API, for whoever wants it without a service.

@@ -11,6 +11,7 @@ use crate::config::{Config, ConfigError, VARIABLES, Variable, environment};
 
 mod audit;
 mod broker;
+mod command;
 mod database;
 mod doctor;
 mod health;
@@ -46,6 +47,7 @@ pub fn command() -> Command {
         .subcommand(with_variables(up::command()))
         .subcommand(with_variables(migrate::command()))
         .subcommand(token::command())
+        .subcommand(command::command())
         .subcommand(with_variables(audit::command()))
         .subcommand(health::command())
         .subcommand(with_variables(doctor::command()))
@@ -60,6 +62,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("up", matches)) => up::run(matches),
         Some(("migrate", matches)) => migrate::run(matches),
         Some(("token", matches)) => token::run(matches),
+        Some(("command", matches)) => command::run(matches),
         Some(("audit", matches)) => audit::run(matches),
         Some(("health", matches)) => health::run(matches),
         Some(("doctor", matches)) => doctor::run(matches),
