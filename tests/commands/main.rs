@@ -12,3 +12,5 @@ mod door;
 mod fleets;
 mod kills;
 mod life;
+mod load;
+mod steps;
