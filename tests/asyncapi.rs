@@ -22,7 +22,9 @@ fn every_channel_is_a_topic_that_the_parser_takes_and_none_is_missing() {
     let mut seen = BTreeSet::new();
     for (name, channel) in described {
         let address = channel["address"].as_str().expect("an address");
-        let example = address.replace(channels::DEVICE, "sensor_001").replace(channels::GROUP, "building_7");
+        let example = address
+            .replace(channels::DEVICE, "sensor_001")
+            .replace(channels::GROUP, "building_7");
         let parsed = channels::parse(&tree, &example).unwrap_or_else(|faults| panic!("{address}: {faults}"));
         let spec = parsed.channel.spec();
         assert_eq!(spec.name, name);
@@ -48,7 +50,12 @@ fn who_speaks_and_at_which_qos_is_what_the_service_does() {
         assert_eq!(operation["action"], action, "{}", spec.name);
         assert_eq!(operation["channel"]["$ref"], format!("#/channels/{}", spec.name));
         let binding = &operation["bindings"]["mqtt"];
-        assert_eq!((&binding["qos"], &binding["retain"]), (&Value::from(spec.qos), &Value::from(spec.retain)), "{}", spec.name);
+        assert_eq!(
+            (&binding["qos"], &binding["retain"]),
+            (&Value::from(spec.qos), &Value::from(spec.retain)),
+            "{}",
+            spec.name
+        );
     }
     assert_eq!(operations.len(), Channel::ALL.len());
 }

@@ -117,7 +117,7 @@ impl Imported {
 ///
 /// A file of 64 MiB and 200,000 lines at most. Each line registers a device or changes the one that is there; what a line does not say
 /// stays as it is. A line that makes no sense is told by its number, and the others are taken, a thousand in each transaction.
-#[utoipa::path(post, path = "/devices/import", operation_id = "import_devices", tag = "devices", params(ToImport), request_body(content((String = "text/csv"), (String = "application/x-ndjson"))), responses((status = 200, description = "What became of the lines", body = Success<Imported>)))]
+#[utoipa::path(post, path = "/devices/import", tag = "devices", params(ToImport), request_body(content((String = "text/csv"), (String = "application/x-ndjson"))), responses((status = 200, description = "What became of the lines", body = Success<Imported>)))]
 pub(super) async fn import(
     Operator(caller): Operator,
     State(desk): State<Desk>,
@@ -156,7 +156,7 @@ pub(super) struct ToExport {
 /// Take all devices
 ///
 /// In the form that an import takes, as a stream. It is no picture of one moment: each thousand devices are read as they are then.
-#[utoipa::path(get, path = "/devices/export", operation_id = "export_devices", tag = "devices", params(ToExport), responses((status = 200, description = "A line a device", content((String = "text/csv"), (String = "application/x-ndjson")))))]
+#[utoipa::path(get, path = "/devices/export", tag = "devices", params(ToExport), responses((status = 200, description = "A line a device", content((String = "text/csv"), (String = "application/x-ndjson")))))]
 pub(super) async fn export(_: Viewer, State(desk): State<Desk>, Query(asked): Query<ToExport>) -> Result<Response, Problem> {
     let format = Format::from(asked.format);
     let content_type = match format {

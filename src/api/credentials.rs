@@ -75,7 +75,7 @@ pub(super) struct Rotated {
 /// Give a device other credentials
 ///
 /// Those that are asked for take the place of the old ones, or are its first. One that is shut out stays so.
-#[utoipa::path(post, path = "/devices/{device_id}/credentials/rotate", operation_id = "rotate_device_credentials", tag = "devices", params(OfDevice), request_body = ToRotate, responses((status = 200, description = "What it logs in with from now on", body = Success<Rotated>)))]
+#[utoipa::path(post, path = "/devices/{device_id}/credentials/rotate", tag = "devices", params(OfDevice), request_body = ToRotate, responses((status = 200, description = "What it logs in with from now on", body = Success<Rotated>)))]
 pub(super) async fn rotate(
     Operator(caller): Operator,
     State(desk): State<Desk>,
@@ -109,7 +109,7 @@ pub(super) struct RevokedCredentials {
 /// Take a device's credentials away
 ///
 /// Its password at the broker and its key for HTTP. A certificate is revoked where the authority is: `iotflow broker`.
-#[utoipa::path(delete, path = "/devices/{device_id}/credentials", operation_id = "revoke_device_credentials", tag = "devices", params(OfDevice), responses((status = 200, description = "What was taken away", body = Success<RevokedCredentials>)))]
+#[utoipa::path(delete, path = "/devices/{device_id}/credentials", tag = "devices", params(OfDevice), responses((status = 200, description = "What was taken away", body = Success<RevokedCredentials>)))]
 pub(super) async fn revoke(
     Operator(caller): Operator,
     State(desk): State<Desk>,
@@ -155,7 +155,7 @@ pub(super) struct MqttAccess {
 /// Where and as whom a device comes to the broker
 ///
 /// Never its password: that is shown once, when it is made. A rotation makes another.
-#[utoipa::path(get, path = "/devices/{device_id}/mqtt-credentials", operation_id = "get_device_mqtt_credentials", tag = "devices", params(OfDevice), responses((status = 200, description = "Name, address and topics", body = Success<MqttAccess>)))]
+#[utoipa::path(get, path = "/devices/{device_id}/mqtt-credentials", tag = "devices", params(OfDevice), responses((status = 200, description = "Name, address and topics", body = Success<MqttAccess>)))]
 pub(super) async fn of_mqtt(_: Viewer, State(desk): State<Desk>, Path(path): Path<OfDevice>) -> Result<Success<MqttAccess>, Problem> {
     let id = path.id()?;
     let client = desk.database().await?;

@@ -126,7 +126,7 @@ pub(super) struct OneDevice {
 /// Register a device
 ///
 /// Its credentials are made with it, and are in this answer alone. They are in force at the broker a moment later.
-#[utoipa::path(post, path = "/devices", operation_id = "register_device", tag = "devices", request_body = ToRegister, responses((status = 201, description = "It is registered; its revision is in ETag", body = Success<RegisteredDevice>)))]
+#[utoipa::path(post, path = "/devices", tag = "devices", request_body = ToRegister, responses((status = 201, description = "It is registered; its revision is in ETag", body = Success<RegisteredDevice>)))]
 pub(super) async fn register(
     Operator(caller): Operator,
     State(desk): State<Desk>,
@@ -256,7 +256,7 @@ pub(super) struct Devices {
 /// List devices
 ///
 /// In the order of their ids, those that fit all that is asked for.
-#[utoipa::path(get, path = "/devices", operation_id = "list_devices", tag = "devices", params(Search), responses((status = 200, description = "A page of devices", body = Success<Devices>)))]
+#[utoipa::path(get, path = "/devices", tag = "devices", params(Search), responses((status = 200, description = "A page of devices", body = Success<Devices>)))]
 pub(super) async fn list(_: Viewer, State(desk): State<Desk>, Query(search): Query<Search>) -> Result<Success<Devices>, Problem> {
     let filter = search.filter()?;
     let (limit, after) = (limit(search.limit)?, after(search.cursor.as_deref())?);
@@ -286,7 +286,7 @@ pub(super) fn after(cursor: Option<&str>) -> Result<Option<String>, Problem> {
 }
 
 /// Look at a device
-#[utoipa::path(get, path = "/devices/{device_id}", operation_id = "get_device", tag = "devices", params(OfDevice), responses((status = 200, description = "The device; its revision is in ETag", body = Success<OneDevice>)))]
+#[utoipa::path(get, path = "/devices/{device_id}", tag = "devices", params(OfDevice), responses((status = 200, description = "The device; its revision is in ETag", body = Success<OneDevice>)))]
 pub(super) async fn get(_: Viewer, State(desk): State<Desk>, Path(path): Path<OfDevice>) -> Result<Response, Problem> {
     let client = desk.database().await?;
     Ok(one(registry::get(&**client, &path.id()?).await?))
@@ -314,7 +314,7 @@ pub(super) struct DevicePatch {
 /// Change a device
 ///
 /// A JSON merge patch: what is absent stays, what is null goes. With If-Match, only if the device still has that revision.
-#[utoipa::path(patch, path = "/devices/{device_id}", operation_id = "update_device", tag = "devices", params(OfDevice, ("If-Match" = Option<String>, Header, description = "The ETag that was read")), request_body(content((DevicePatch = "application/json"), (DevicePatch = "application/merge-patch+json"))), responses((status = 200, description = "The device as it is now; its revision is in ETag", body = Success<OneDevice>)))]
+#[utoipa::path(patch, path = "/devices/{device_id}", tag = "devices", params(OfDevice, ("If-Match" = Option<String>, Header, description = "The ETag that was read")), request_body(content((DevicePatch = "application/json"), (DevicePatch = "application/merge-patch+json"))), responses((status = 200, description = "The device as it is now; its revision is in ETag", body = Success<OneDevice>)))]
 pub(super) async fn update(
     Operator(caller): Operator,
     State(desk): State<Desk>,
@@ -331,7 +331,7 @@ pub(super) async fn update(
 ///
 /// Its credentials, memberships and configuration go, its open commands are cancelled, and the broker forgets what it retained of it.
 /// Its telemetry stays.
-#[utoipa::path(delete, path = "/devices/{device_id}", operation_id = "delete_device", tag = "devices", params(OfDevice, ("If-Match" = Option<String>, Header, description = "The ETag that was read")), responses((status = 204, description = "It is deleted")))]
+#[utoipa::path(delete, path = "/devices/{device_id}", tag = "devices", params(OfDevice, ("If-Match" = Option<String>, Header, description = "The ETag that was read")), responses((status = 204, description = "It is deleted")))]
 pub(super) async fn delete(
     Operator(caller): Operator,
     State(desk): State<Desk>,
@@ -345,7 +345,7 @@ pub(super) async fn delete(
 }
 
 /// Let a device in again
-#[utoipa::path(post, path = "/devices/{device_id}/enable", operation_id = "enable_device", tag = "devices", params(OfDevice), responses((status = 200, description = "Its credentials are taken", body = Success<OneDevice>)))]
+#[utoipa::path(post, path = "/devices/{device_id}/enable", tag = "devices", params(OfDevice), responses((status = 200, description = "Its credentials are taken", body = Success<OneDevice>)))]
 pub(super) async fn enable(operator: Operator, desk: State<Desk>, path: Path<OfDevice>) -> Result<Response, Problem> {
     set_enabled(operator, desk, path, true).await
 }
@@ -353,7 +353,7 @@ pub(super) async fn enable(operator: Operator, desk: State<Desk>, path: Path<OfD
 /// Shut a device out
 ///
 /// It is disconnected, and its credentials are refused until it is let in again.
-#[utoipa::path(post, path = "/devices/{device_id}/disable", operation_id = "disable_device", tag = "devices", params(OfDevice), responses((status = 200, description = "Its credentials are refused", body = Success<OneDevice>)))]
+#[utoipa::path(post, path = "/devices/{device_id}/disable", tag = "devices", params(OfDevice), responses((status = 200, description = "Its credentials are refused", body = Success<OneDevice>)))]
 pub(super) async fn disable(operator: Operator, desk: State<Desk>, path: Path<OfDevice>) -> Result<Response, Problem> {
     set_enabled(operator, desk, path, false).await
 }
@@ -379,7 +379,7 @@ pub(super) struct PresenceOfDevice {
 }
 
 /// Whether a device is online
-#[utoipa::path(get, path = "/devices/{device_id}/presence", operation_id = "get_device_presence", tag = "devices", params(OfDevice), responses((status = 200, description = "Where it stands, and since when", body = Success<PresenceOfDevice>)))]
+#[utoipa::path(get, path = "/devices/{device_id}/presence", tag = "devices", params(OfDevice), responses((status = 200, description = "Where it stands, and since when", body = Success<PresenceOfDevice>)))]
 pub(super) async fn presence(
     _: Viewer,
     State(desk): State<Desk>,

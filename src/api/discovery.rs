@@ -76,7 +76,7 @@ pub(super) struct Which {
 }
 
 /// List registrations
-#[utoipa::path(get, path = "/discovery", tag = "discovery", operation_id = "list_registrations", params(Which), responses((status = 200, description = "Registrations by device id", body = Success<Registrations>)))]
+#[utoipa::path(get, path = "/discovery", tag = "discovery", params(Which), responses((status = 200, description = "Registrations by device id", body = Success<Registrations>)))]
 pub(super) async fn list(_: Viewer, State(desk): State<Desk>, Query(which): Query<Which>) -> Result<Success<Registrations>, Problem> {
     let limit = page::limit(which.limit)?;
     let after: Option<String> = page::read(which.cursor.as_deref())?;
@@ -119,7 +119,7 @@ pub(super) struct Decided {
 /// Announce a device
 ///
 /// When it asks, it gets its credentials at once, whatever the policy.
-#[utoipa::path(post, path = "/discovery", tag = "discovery", operation_id = "expect_device", request_body = ToExpect, responses((status = 201, description = "It is expected", body = Success<Decided>)))]
+#[utoipa::path(post, path = "/discovery", tag = "discovery", request_body = ToExpect, responses((status = 201, description = "It is expected", body = Success<Decided>)))]
 pub(super) async fn expect(Operator(caller): Operator, State(desk): State<Desk>, Json(asked): Json<ToExpect>) -> Result<Response, Problem> {
     let device = DeviceIdRef::parse(&asked.device_id).map_err(|error| Problem::new(Kind::Unprocessable, format!("device_id: {error}")))?;
     let mut client = desk.database().await?;
@@ -136,7 +136,7 @@ pub(super) async fn expect(Operator(caller): Operator, State(desk): State<Desk>,
 /// Approve a registration
 ///
 /// The device gets its credentials at once if it is listening, else when it asks again.
-#[utoipa::path(post, path = "/discovery/{device_id}/approve", tag = "discovery", operation_id = "approve_registration", params(OfDevice), responses((status = 200, description = "It is approved", body = Success<Decided>)))]
+#[utoipa::path(post, path = "/discovery/{device_id}/approve", tag = "discovery", params(OfDevice), responses((status = 200, description = "It is approved", body = Success<Decided>)))]
 pub(super) async fn approve(
     Operator(caller): Operator,
     State(desk): State<Desk>,
@@ -161,7 +161,7 @@ pub(super) struct ToReject {
 }
 
 /// Reject a registration
-#[utoipa::path(post, path = "/discovery/{device_id}/reject", tag = "discovery", operation_id = "reject_registration", params(OfDevice), request_body = ToReject, responses((status = 200, description = "It is rejected", body = Success<Decided>)))]
+#[utoipa::path(post, path = "/discovery/{device_id}/reject", tag = "discovery", params(OfDevice), request_body = ToReject, responses((status = 200, description = "It is rejected", body = Success<Decided>)))]
 pub(super) async fn reject(
     Operator(caller): Operator,
     State(desk): State<Desk>,
@@ -190,7 +190,7 @@ pub(super) async fn reject(
 /// Forget a registration
 ///
 /// The device can ask anew. Credentials that it has stay as they are.
-#[utoipa::path(delete, path = "/discovery/{device_id}", tag = "discovery", operation_id = "forget_registration", params(OfDevice), responses((status = 204, description = "It is forgotten")))]
+#[utoipa::path(delete, path = "/discovery/{device_id}", tag = "discovery", params(OfDevice), responses((status = 204, description = "It is forgotten")))]
 pub(super) async fn forget(
     Operator(caller): Operator,
     State(desk): State<Desk>,

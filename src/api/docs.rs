@@ -8,6 +8,7 @@ use utoipa::{Modify, OpenApi as _, PartialSchema as _, ToSchema as _};
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::error::Document;
+use super::routes::BASE;
 
 /// Where the document is.
 const PATH: &str = "/api/v1/openapi.json";
@@ -68,13 +69,31 @@ pub(super) fn document() -> OpenApi {
     Description::openapi()
 }
 
-/// Adds to every operation what any of them may refuse.
+/// Gives every operation a name of its own, by method and path, and adds what any of them may refuse.
 pub(super) fn finish(mut document: OpenApi) -> OpenApi {
-    for item in document.paths.paths.values_mut() {
-        let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
-        operations.into_iter().flatten().for_each(add_refusals);
+    for (path, item) in &mut document.paths.paths {
+        let operations = [
+            ("get", &mut item.get),
+            ("post", &mut item.post),
+            ("put", &mut item.put),
+            ("patch", &mut item.patch),
+            ("delete", &mut item.delete),
+        ];
+        for (method, operation) in operations {
+            if let Some(operation) = operation {
+                operation.operation_id = Some(name(method, path));
+                add_refusals(operation);
+            }
+        }
     }
     document
+}
+
+/// `get_devices_device_id`: what generators of clients call a function.
+fn name(method: &str, path: &str) -> String {
+    let levels = path.trim_start_matches(BASE).split('/').filter(|level| !level.is_empty());
+    let words = std::iter::once(method).chain(levels.map(|level| level.trim_matches(['{', '}'])));
+    words.collect::<Vec<_>>().join("_").replace('-', "_")
 }
 
 fn add_refusals(operation: &mut Operation) {

@@ -66,7 +66,7 @@ pub(super) struct OneGroup {
 /// Make a group
 ///
 /// A list, or with match_tag or match_type a dynamic one, whose members follow by themselves.
-#[utoipa::path(post, path = "/groups", operation_id = "create_group", tag = "groups", request_body = ToCreate, responses((status = 201, description = "It is made; its revision is in ETag", body = Success<OneGroup>)))]
+#[utoipa::path(post, path = "/groups", tag = "groups", request_body = ToCreate, responses((status = 201, description = "It is made; its revision is in ETag", body = Success<OneGroup>)))]
 pub(super) async fn create(Operator(caller): Operator, State(desk): State<Desk>, Json(asked): Json<ToCreate>) -> Result<Response, Problem> {
     let id = GroupId::parse(&asked.group_id).map_err(|error| Problem::new(Kind::Unprocessable, format!("group_id: {error}")))?;
     let description = Description {
@@ -104,7 +104,7 @@ pub(super) struct Groups {
 }
 
 /// List groups
-#[utoipa::path(get, path = "/groups", operation_id = "list_groups", tag = "groups", params(OfPage), responses((status = 200, description = "A page of groups", body = Success<Groups>)))]
+#[utoipa::path(get, path = "/groups", tag = "groups", params(OfPage), responses((status = 200, description = "A page of groups", body = Success<Groups>)))]
 pub(super) async fn list(_: Viewer, State(desk): State<Desk>, Query(asked): Query<OfPage>) -> Result<Success<Groups>, Problem> {
     let (limit, after) = (limit(asked.limit)?, after(asked.cursor.as_deref())?);
     let client = desk.database().await?;
@@ -116,7 +116,7 @@ pub(super) async fn list(_: Viewer, State(desk): State<Desk>, Query(asked): Quer
 }
 
 /// Look at a group
-#[utoipa::path(get, path = "/groups/{group_id}", operation_id = "get_group", tag = "groups", params(OfGroup), responses((status = 200, description = "The group; its revision is in ETag", body = Success<OneGroup>)))]
+#[utoipa::path(get, path = "/groups/{group_id}", tag = "groups", params(OfGroup), responses((status = 200, description = "The group; its revision is in ETag", body = Success<OneGroup>)))]
 pub(super) async fn get(_: Viewer, State(desk): State<Desk>, Path(path): Path<OfGroup>) -> Result<Response, Problem> {
     let client = desk.database().await?;
     Ok(one(groups::get(&**client, &path.id()?).await?))
@@ -141,7 +141,7 @@ pub(super) struct GroupPatch {
 /// Change a group
 ///
 /// A JSON merge patch. A dynamic group whose tag and type both go becomes a list of the members it has.
-#[utoipa::path(patch, path = "/groups/{group_id}", operation_id = "update_group", tag = "groups", params(OfGroup, ("If-Match" = Option<String>, Header, description = "The ETag that was read")), request_body(content((GroupPatch = "application/json"), (GroupPatch = "application/merge-patch+json"))), responses((status = 200, description = "The group as it is now; its revision is in ETag", body = Success<OneGroup>)))]
+#[utoipa::path(patch, path = "/groups/{group_id}", tag = "groups", params(OfGroup, ("If-Match" = Option<String>, Header, description = "The ETag that was read")), request_body(content((GroupPatch = "application/json"), (GroupPatch = "application/merge-patch+json"))), responses((status = 200, description = "The group as it is now; its revision is in ETag", body = Success<OneGroup>)))]
 pub(super) async fn update(
     Operator(caller): Operator,
     State(desk): State<Desk>,
@@ -157,7 +157,7 @@ pub(super) async fn update(
 /// Delete a group
 ///
 /// Its members stay what they are.
-#[utoipa::path(delete, path = "/groups/{group_id}", operation_id = "delete_group", tag = "groups", params(OfGroup, ("If-Match" = Option<String>, Header, description = "The ETag that was read")), responses((status = 204, description = "It is deleted")))]
+#[utoipa::path(delete, path = "/groups/{group_id}", tag = "groups", params(OfGroup, ("If-Match" = Option<String>, Header, description = "The ETag that was read")), responses((status = 204, description = "It is deleted")))]
 pub(super) async fn delete(
     Operator(caller): Operator,
     State(desk): State<Desk>,
@@ -182,7 +182,7 @@ pub(super) struct Members {
 }
 
 /// List a group's members
-#[utoipa::path(get, path = "/groups/{group_id}/members", operation_id = "list_group_members", tag = "groups", params(OfGroup, OfPage), responses((status = 200, description = "A page of members", body = Success<Members>)))]
+#[utoipa::path(get, path = "/groups/{group_id}/members", tag = "groups", params(OfGroup, OfPage), responses((status = 200, description = "A page of members", body = Success<Members>)))]
 pub(super) async fn members(
     _: Viewer,
     State(desk): State<Desk>,
@@ -234,7 +234,7 @@ pub(super) struct Changed {
 /// Add devices to a group
 ///
 /// All of them, or none. The members of a dynamic group follow by themselves, and are refused here.
-#[utoipa::path(post, path = "/groups/{group_id}/members", operation_id = "add_group_members", tag = "groups", params(OfGroup), request_body = TheseDevices, responses((status = 200, description = "They are members", body = Success<Changed>)))]
+#[utoipa::path(post, path = "/groups/{group_id}/members", tag = "groups", params(OfGroup), request_body = TheseDevices, responses((status = 200, description = "They are members", body = Success<Changed>)))]
 pub(super) async fn add(
     Operator(caller): Operator,
     State(desk): State<Desk>,
@@ -251,7 +251,7 @@ pub(super) async fn add(
 /// Take devices out of a group
 ///
 /// All of them, or none.
-#[utoipa::path(delete, path = "/groups/{group_id}/members", operation_id = "remove_group_members", tag = "groups", params(OfGroup), request_body = TheseDevices, responses((status = 200, description = "They are no members", body = Success<Changed>)))]
+#[utoipa::path(delete, path = "/groups/{group_id}/members", tag = "groups", params(OfGroup), request_body = TheseDevices, responses((status = 200, description = "They are no members", body = Success<Changed>)))]
 pub(super) async fn remove(
     Operator(caller): Operator,
     State(desk): State<Desk>,

@@ -11,9 +11,6 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use super::error::{Kind, Problem};
 
-/// Wrong credentials from one address within [`WINDOW`] after which it is locked out. A person who pastes the wrong token a few
-/// times stays below; who guesses 256 bits needs more attempts than there are.
-const MOST_FAILURES: u32 = 20;
 /// How long failures count, and how long a lock-out lasts.
 const WINDOW: Duration = Duration::from_secs(60);
 /// Addresses that are remembered at once; beyond, the oldest is forgotten.
@@ -24,6 +21,7 @@ const MOST_ADDRESSES: usize = 10_000;
 pub(super) struct Guard {
     rates: Option<DefaultKeyedRateLimiter<String>>,
     clock: DefaultClock,
+    most_failures: u32,
     failures: Mutex<HashMap<IpAddr, Failures>>,
 }
 
@@ -34,13 +32,15 @@ struct Failures {
 }
 
 impl Guard {
-    /// Lets each caller make `rate` requests a second, and twice as many at once; 0 limits nothing.
-    pub(super) fn new(rate: u32) -> Self {
+    /// Lets each caller make `rate` requests a second, and twice as many at once; locks an address out that shows `most_failures`
+    /// wrong credentials within [`WINDOW`]. 0 limits nothing.
+    pub(super) fn new(rate: u32, most_failures: u32) -> Self {
         let quota =
             NonZeroU32::new(rate).map(|rate| Quota::per_second(rate).allow_burst(rate.saturating_mul(NonZeroU32::MIN.saturating_add(1))));
         Self {
             rates: quota.map(RateLimiter::keyed),
             clock: DefaultClock::default(),
+            most_failures,
             failures: Mutex::default(),
         }
     }
@@ -66,10 +66,13 @@ impl Guard {
     /// # Errors
     /// A problem that says when they are again.
     pub(super) fn look_at(&self, address: IpAddr) -> Result<(), Problem> {
+        if self.most_failures == 0 {
+            return Ok(());
+        }
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(entry) = failures.get(&address) else { return Ok(()) };
         let left = WINDOW.saturating_sub(entry.since.elapsed());
-        if entry.count < MOST_FAILURES || left.is_zero() {
+        if entry.count < self.most_failures || left.is_zero() {
             return Ok(());
         }
         Err(Problem::new(
@@ -96,7 +99,7 @@ impl Guard {
             *entry = Failures { count: 0, since: now };
         }
         entry.count += 1;
-        if entry.count == MOST_FAILURES {
+        if entry.count == self.most_failures {
             // The lock-out lasts from the last straw on.
             entry.since = now;
         }
@@ -116,9 +119,9 @@ mod tests {
 
     #[test]
     fn who_guesses_is_locked_out_and_nobody_else() {
-        let guard = Guard::new(0);
+        let guard = Guard::new(0, 20);
         let (guesser, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
-        for _ in 0..MOST_FAILURES {
+        for _ in 0..20 {
             assert!(guard.look_at(guesser).is_ok());
             guard.note_failure(guesser);
         }
@@ -128,7 +131,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_however_many_addresses_fail() {
-        let guard = Guard::new(0);
+        let guard = Guard::new(0, 20);
         for number in 0..u32::try_from(MOST_ADDRESSES).expect("it fits") + 50 {
             guard.note_failure(IpAddr::from(number.to_be_bytes()));
         }
@@ -137,7 +140,7 @@ mod tests {
 
     #[test]
     fn who_asks_too_much_is_told_when_to_come_again() {
-        let guard = Guard::new(1);
+        let guard = Guard::new(1, 20);
         assert!(guard.admit("token:a").is_ok() && guard.admit("token:a").is_ok());
         assert!(guard.admit("token:a").is_err());
         assert!(guard.admit("token:b").is_ok(), "another has its own");

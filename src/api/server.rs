@@ -38,6 +38,8 @@ pub struct Config {
     pub connections: usize,
     /// Requests a second that one caller may make; 0 limits nothing.
     pub rate: u32,
+    /// Wrong credentials from one address within a minute after which none from there is looked at for a minute; 0 locks nobody out.
+    pub most_failures: u32,
     /// The largest body, in bytes.
     pub max_body_bytes: usize,
     /// The longest that a request may take. What streams is not bound by it once it has begun.
@@ -84,6 +86,8 @@ impl Default for Config {
             connections: 8,
             // Far above what a person does, and above a program that sends a thousand commands a second.
             rate: 2_000,
+            // A person who pastes the wrong token a few times stays below; who guesses 256 bits needs more attempts than there are.
+            most_failures: 20,
             max_body_bytes: 2 * 1024 * 1024,
             timeout: Duration::from_secs(75),
             max_connections: 1_024,

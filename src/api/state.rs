@@ -78,7 +78,7 @@ impl std::ops::Deref for Desk {
 impl Desk {
     pub(super) fn new(parts: Parts, config: Config) -> Self {
         Self(Arc::new(Inner {
-            guard: Guard::new(config.rate),
+            guard: Guard::new(config.rate, config.most_failures),
             parts,
             config,
         }))

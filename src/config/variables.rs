@@ -178,6 +178,11 @@ pub const VARIABLES: &[Variable] = &[
         "2000",
         "Requests a second that one caller may make, twice as many at once; 0 limits nothing",
     ),
+    variable(
+        "API_LOCKOUT_FAILURES",
+        "20",
+        "Wrong credentials from one address within a minute that lock it out for a minute; 0 locks nobody out",
+    ),
     variable("API_MAX_BODY_BYTES", "2097152", "Largest body of an HTTP request"),
     variable(
         "API_BROKER_URLS",
