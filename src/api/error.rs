@@ -20,6 +20,7 @@ use crate::mqtt::publisher::Failure;
 use crate::operations::bulk::ImportError;
 use crate::operations::credentials::CredentialError;
 use crate::operations::devices::DeviceError;
+use crate::operations::discovery::DecideError;
 use crate::operations::messages;
 use crate::protocol::id::BadGroupId;
 
@@ -254,6 +255,18 @@ impl From<messages::PublishError> for Problem {
             E::Outside(..) | E::Role(..) => Kind::Forbidden,
             E::Broker(failure) => return Self::broker(failure),
             E::Database(error) => return Self::database(error),
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<DecideError> for Problem {
+    fn from(error: DecideError) -> Self {
+        let kind = match &error {
+            DecideError::Unknown(_) => Kind::NotFound,
+            DecideError::State { .. } | DecideError::HasCredentials(_) => Kind::Conflict,
+            DecideError::Name(_) => Kind::Unprocessable,
+            DecideError::Database(error) => return Self::database(error),
         };
         Self::new(kind, error.to_string())
     }

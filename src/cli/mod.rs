@@ -14,6 +14,7 @@ mod broker;
 mod completions;
 mod database;
 mod device;
+mod discovery;
 mod doctor;
 mod group;
 mod health;
@@ -52,6 +53,7 @@ pub fn command() -> Command {
         .subcommand(group::command())
         .subcommand(token::command())
         .subcommand(with_variables(audit::command()))
+        .subcommand(discovery::command())
         .subcommand(health::command())
         .subcommand(with_variables(doctor::command()))
         .subcommand(broker::command())
@@ -69,6 +71,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("group", matches)) => group::run(matches),
         Some(("token", matches)) => token::run(matches),
         Some(("audit", matches)) => audit::run(matches),
+        Some(("discovery", matches)) => discovery::run(matches),
         Some(("health", matches)) => health::run(matches),
         Some(("doctor", matches)) => doctor::run(matches),
         Some(("broker", matches)) => broker::run(matches),

@@ -6,7 +6,9 @@
 //!                                        │ ├──► presence (where it stands, the sweep)
 //!                                        │ └──► bulk (many at once)
 //!                                        ├────► desired (how it is to be set) ──► outbox (what is to be said)
-//!                                        └────► telemetry (what they sent, read again)
+//!                                        ├────► discovery (who asks for credentials)
+//!                                        ├────► telemetry (what they sent, read again)
+//!                                        └────► commands (what they are told, and answer)
 //! ```
 
 pub mod label;
@@ -27,8 +29,14 @@ pub mod outbox;
 
 pub mod desired;
 
+pub mod discovery;
+
 pub mod bulk;
 
 pub mod export;
 
 pub mod telemetry;
+
+pub mod commands;
+
+pub mod refused;

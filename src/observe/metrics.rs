@@ -100,8 +100,14 @@ families! {
     ACCESS_ALARM: Kind::Gauge, "iotflow_access_alarm", Count, "1 while the last change of who may do what could not be brought into force at the broker";
     ACCESS_PENDING: Kind::Gauge, "iotflow_access_pending_changes", Count, "Changes of who may do what that the broker was not proven to obey yet";
 
+    COMMANDS: Kind::Counter, "iotflow_courier_deliveries_total", Count, "Deliveries of commands by the state they came into (sent, delivered, accepted, progress, completed, failed, expired)";
+    COURIER_ANSWERS: Kind::Counter, "iotflow_courier_answers_total", Count, "Answers of devices by what became of them (applied, late, repeated, refused)";
+    COURIER_QUEUE_DEPTH: Kind::Gauge, "iotflow_courier_queue_depth", Count, "Deliveries that wait, by what for (turn, device)";
+    COURIER_LETTERS: Kind::Counter, "iotflow_courier_letters_total", Count, "Publishes of the outbox by what became of them (taken, refused)";
+
     STATUS_WRITTEN: Kind::Counter, "iotflow_status_devices_written_total", Count, "Device states written";
     STATUS_SWEPT: Kind::Counter, "iotflow_status_devices_swept_total", Count, "Devices put offline because their heartbeats stopped (PRESENCE_TIMEOUT)";
+    DISCOVERY_DROPPED: Kind::Counter, "iotflow_discovery_dropped_total", Count, "Registrations that were not looked at because more came than DISCOVERY_RATE allows";
     HTTP_REQUESTS: Kind::Counter, "iotflow_http_requests_total", Count, "Requests answered, by the route's template, method and status";
     HTTP_SECONDS: Kind::Histogram(LATENCY_SECONDS), "iotflow_http_request_seconds", Seconds, "From a request's headers to those of its answer, by the route's template";
     BUILD_INFO: Kind::Gauge, "iotflow_build_info", Count, "1, labelled with the version";
@@ -184,6 +190,37 @@ pub struct TransactionMetrics {
     pub refused: Counter,
 }
 
+/// The handles of the courier's series.
+#[derive(Debug, Clone)]
+pub struct CourierMetrics {
+    deliveries: Vec<(&'static str, Counter)>,
+    /// Answers that moved a command on.
+    pub applied: Counter,
+    /// Answers to what had come to its end.
+    pub late: Counter,
+    /// Answers that said nothing new.
+    pub repeated: Counter,
+    /// Answers that became dead letters.
+    pub refused: Counter,
+    /// Deliveries that wait for their turn.
+    pub waiting_turn: Gauge,
+    /// Deliveries that wait for their device.
+    pub waiting_device: Gauge,
+    /// Publishes of the outbox that the broker took.
+    pub letters_taken: Counter,
+    /// Publishes of the outbox that it did not.
+    pub letters_refused: Counter,
+}
+
+impl CourierMetrics {
+    /// Counts deliveries that came into a state.
+    pub fn came_into(&self, state: &str, count: u64) {
+        if let Some((_, counter)) = self.deliveries.iter().find(|(known, _)| *known == state) {
+            counter.increment(count);
+        }
+    }
+}
+
 /// All of a service's series.
 pub struct Metrics {
     recorder: PrometheusRecorder,
@@ -233,6 +270,8 @@ pub struct Metrics {
     pub status_written: Counter,
     /// See `iotflow_status_devices_swept_total`.
     pub status_swept: Counter,
+    /// See `iotflow_discovery_dropped_total`.
+    pub discovery_dropped: Counter,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -305,6 +344,7 @@ impl Metrics {
             broker_dropped: gauge(&recorder, BROKER_DROPPED, &[]),
             access_alarm: gauge(&recorder, ACCESS_ALARM, &[]),
             access_pending: gauge(&recorder, ACCESS_PENDING, &[]),
+            discovery_dropped: counter(&recorder, DISCOVERY_DROPPED, &[]),
             status_written: counter(&recorder, STATUS_WRITTEN, &[]),
             status_swept: counter(&recorder, STATUS_SWEPT, &[]),
             handle: recorder.handle(),
@@ -330,6 +370,28 @@ impl Metrics {
             window_use: gauge(&self.recorder, QOS_WINDOW_USE, &labels),
             oldest_unacked: gauge(&self.recorder, QOS_OLDEST_UNACKED, &labels),
             rate_limited_devices: gauge(&self.recorder, INGEST_RATE_LIMITED, &labels),
+        }
+    }
+
+    /// The series of the courier.
+    #[must_use]
+    pub fn courier(&self) -> CourierMetrics {
+        let delivery = |state| (state, counter(&self.recorder, COMMANDS, &[("state", state)]));
+        let answers = |outcome| counter(&self.recorder, COURIER_ANSWERS, &[("outcome", outcome)]);
+        let depth = |what| gauge(&self.recorder, COURIER_QUEUE_DEPTH, &[("for", what)]);
+        let letters = |outcome| counter(&self.recorder, COURIER_LETTERS, &[("outcome", outcome)]);
+        CourierMetrics {
+            deliveries: ["sent", "delivered", "accepted", "progress", "completed", "failed", "expired"]
+                .map(delivery)
+                .to_vec(),
+            applied: answers("applied"),
+            late: answers("late"),
+            repeated: answers("repeated"),
+            refused: answers("refused"),
+            waiting_turn: depth("turn"),
+            waiting_device: depth("device"),
+            letters_taken: letters("taken"),
+            letters_refused: letters("refused"),
         }
     }
 

@@ -14,8 +14,12 @@ pub mod configs;
 
 pub mod bulk;
 
+pub mod discovery;
+
 pub mod messages;
 
 pub mod telemetry;
 
 pub mod dead_letters;
+
+pub mod commands;

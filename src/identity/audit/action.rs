@@ -49,10 +49,17 @@ actions! {
     GroupDelete = "group.delete", "A group was deleted.";
     GroupAdd = "group.add", "A device was put into a group.";
     GroupRemove = "group.remove", "A device was taken out of a group.";
+    CommandSend = "command.send", "A command was given to a device or a group.";
+    CommandCancel = "command.cancel", "A command was taken back, as far as it had not been sent.";
     MessagePublish = "message.publish", "A message was published by hand.";
     TelemetryDelete = "telemetry.delete", "Telemetry and events of a device were deleted.";
     DeadLetterReplay = "dead_letter.replay", "A dead letter was published again.";
     DeadLetterPurge = "dead_letter.purge", "Dead letters were removed.";
+    DiscoveryExpect = "discovery.expect", "A device was announced.";
+    DiscoveryApprove = "discovery.approve", "A device that asked for credentials was approved.";
+    DiscoveryReject = "discovery.reject", "A device that asked for credentials was rejected.";
+    DiscoveryForget = "discovery.forget", "A device's request for credentials was forgotten.";
+    DiscoveryIssue = "discovery.issue", "A device was given its credentials.";
     CertificateIssue = "certificate.issue", "A certificate was issued.";
     CertificateRenew = "certificate.renew", "A certificate was renewed.";
     CertificateRevoke = "certificate.revoke", "A certificate was revoked.";
