@@ -9,7 +9,9 @@ use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
 use utoipa_axum::routes;
 
 use super::state::Desk;
-use super::{bulk, configs, credentials, devices, discovery, docs, groups, health, layers, messages, metrics, mqtt, topics};
+use super::{
+    bulk, commands, configs, credentials, devices, discovery, docs, fleets, groups, health, layers, messages, metrics, mqtt, topics,
+};
 
 /// Below which everything stands that asks for a credential.
 pub(super) const BASE: &str = "/api/v1";
@@ -68,6 +70,13 @@ fn api() -> OpenApiRouter<Desk> {
         .routes(routes!(groups::create, groups::list))
         .routes(routes!(groups::get, groups::update, groups::delete))
         .routes(routes!(groups::members, groups::add, groups::remove))
+        // Commands.
+        .routes(routes!(commands::send))
+        .routes(routes!(fleets::send))
+        .routes(routes!(commands::list))
+        .routes(routes!(commands::show))
+        .routes(routes!(commands::cancel))
+        .routes(routes!(commands::of_device))
 }
 
 /// The description of the API, for whoever wants it without a service.

@@ -11,6 +11,7 @@ use crate::config::{Config, ConfigError, VARIABLES, Variable, environment};
 
 mod audit;
 mod broker;
+mod command;
 mod completions;
 mod database;
 mod device;
@@ -52,6 +53,7 @@ pub fn command() -> Command {
         .subcommand(device::command())
         .subcommand(group::command())
         .subcommand(token::command())
+        .subcommand(command::command())
         .subcommand(with_variables(audit::command()))
         .subcommand(discovery::command())
         .subcommand(health::command())
@@ -70,6 +72,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("device", matches)) => device::run(matches),
         Some(("group", matches)) => group::run(matches),
         Some(("token", matches)) => token::run(matches),
+        Some(("command", matches)) => command::run(matches),
         Some(("audit", matches)) => audit::run(matches),
         Some(("discovery", matches)) => discovery::run(matches),
         Some(("health", matches)) => health::run(matches),

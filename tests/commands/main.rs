@@ -8,6 +8,7 @@ mod device;
 mod plant;
 
 mod answers;
+mod door;
 mod fleets;
 mod kills;
 mod life;
