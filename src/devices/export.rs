@@ -5,14 +5,21 @@ use tokio_postgres::{Error, GenericClient, Row};
 
 use crate::protocol::id::{BadDeviceId, BadGroupId, DeviceId, DeviceIdRef, GroupId};
 
+use super::groups;
+use super::label::{self, BadLabel, DeviceType, Metadata, Name, Tag};
+use super::registry::{self, Description};
+
 // Devices that only ever sent telemetry are known again by their next message.
 const READ_DEVICES: &str = "
-    SELECT device, created_at FROM devices
-    WHERE device_id IN (SELECT device_id FROM device_group_members)
-       OR device IN (SELECT username FROM broker_users WHERE role = 'device')
+    SELECT device, created_at, display_name, device_type, tags, metadata FROM devices
+    WHERE deleted_at IS NULL
+      AND (device_id IN (SELECT device_id FROM device_group_members)
+           OR device IN (SELECT username FROM broker_users WHERE role = 'device')
+           OR display_name IS NOT NULL OR device_type IS NOT NULL OR tags <> '{}' OR metadata <> '{}')
     ORDER BY device";
 const READ_GROUPS: &str = "
-    SELECT g.group_id, g.created_at, coalesce(array_agg(d.device ORDER BY d.device) FILTER (WHERE d.device IS NOT NULL), '{}')
+    SELECT g.group_id, g.created_at, coalesce(array_agg(d.device ORDER BY d.device) FILTER (WHERE d.device IS NOT NULL), '{}'),
+           g.name, g.match_tag, g.match_type
     FROM device_groups g
     LEFT JOIN device_group_members USING (group_id)
     LEFT JOIN devices d USING (device_id)
@@ -20,13 +27,27 @@ const READ_GROUPS: &str = "
     ORDER BY g.group_id";
 // In one order, as everybody registers devices: else two could wait for each other.
 const WRITE_DEVICES: &str = "
-    INSERT INTO devices (device, created_at) SELECT * FROM unnest($1::text[], $2::timestamptz[]) ORDER BY 1
-    ON CONFLICT (device) DO NOTHING";
+    INSERT INTO devices AS known (device, created_at) SELECT * FROM unnest($1::text[], $2::timestamptz[]) ORDER BY 1
+    ON CONFLICT (device) DO UPDATE SET deleted_at = NULL, updated_at = now(), revision = known.revision + 1
+    WHERE known.deleted_at IS NOT NULL";
+const DESCRIBE: &str = "
+    UPDATE devices AS known
+    SET display_name = said.name, device_type = said.device_type, tags = said.tags, metadata = said.metadata,
+        updated_at = now(), revision = known.revision + 1
+    FROM (SELECT device, name, device_type, ARRAY(SELECT jsonb_array_elements_text(tags)) AS tags, metadata
+          FROM unnest($1::text[], $2::text[], $3::text[], $4::jsonb[], $5::jsonb[]) AS news (device, name, device_type, tags, metadata)) AS said
+    WHERE known.device = said.device
+      AND (known.display_name, known.device_type, known.tags, known.metadata) IS DISTINCT FROM (said.name, said.device_type, said.tags, said.metadata)";
 const CLEAR_GROUPS: &str = "DELETE FROM device_groups";
-const WRITE_GROUPS: &str = "INSERT INTO device_groups (group_id, created_at) SELECT * FROM unnest($1::text[], $2::timestamptz[])";
+const WRITE_GROUPS: &str = "
+    INSERT INTO device_groups (group_id, created_at, name, match_tag, match_type)
+    SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[])";
+// Members of dynamic groups are there by themselves.
 const WRITE_MEMBERS: &str = "
     INSERT INTO device_group_members (group_id, device_id)
-    SELECT group_id, device_id FROM unnest($1::text[], $2::text[]) AS member (group_id, device) JOIN devices USING (device)";
+    SELECT group_id, device_id FROM unnest($1::text[], $2::text[]) AS member (group_id, device)
+    JOIN devices USING (device) JOIN device_groups g USING (group_id)
+    WHERE g.match_tag IS NULL AND g.match_type IS NULL";
 
 /// Why there is no export.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +58,9 @@ pub enum ExportError {
     /// What is stored is no group id.
     #[error("device_groups has a row that cannot be used: {0}")]
     Group(#[from] BadGroupId),
+    /// What is stored is no name, type or tag.
+    #[error("devices or device_groups has a row that cannot be used: {0}")]
+    Label(#[from] BadLabel),
     /// The database said no.
     #[error("{}", crate::db::error::describe(.0))]
     Database(#[from] Error),
@@ -49,6 +73,8 @@ pub struct ExportedDevice {
     pub id: DeviceId,
     /// When it was registered.
     pub created_at: Timestamp,
+    /// What people say of it; none in what was exported before there was such a thing.
+    pub description: Option<Description>,
 }
 
 /// A group.
@@ -58,6 +84,8 @@ pub struct ExportedGroup {
     pub id: GroupId,
     /// When it was made.
     pub created_at: Timestamp,
+    /// What people say of it.
+    pub description: groups::Description,
     /// Who belongs to it.
     pub members: Vec<DeviceId>,
 }
@@ -71,6 +99,12 @@ pub async fn read_devices(client: &impl GenericClient) -> Result<Vec<ExportedDev
         Ok(ExportedDevice {
             id: DeviceIdRef::parse(row.get(0))?.to_owned(),
             created_at: row.try_get(1)?,
+            description: Some(Description {
+                name: row.get::<_, Option<&str>>(2).map(Name::parse).transpose()?,
+                device_type: row.get::<_, Option<&str>>(3).map(DeviceType::parse).transpose()?,
+                tags: label::tags(&row.get::<_, Vec<&str>>(4))?,
+                metadata: Metadata::new(row.try_get(5)?)?,
+            }),
         })
     };
     client.query(READ_DEVICES, &[]).await?.iter().map(device).collect()
@@ -86,6 +120,11 @@ pub async fn read_groups(client: &impl GenericClient) -> Result<Vec<ExportedGrou
         Ok(ExportedGroup {
             id: GroupId::parse(row.get(0))?,
             created_at: row.try_get(1)?,
+            description: groups::Description {
+                name: row.get::<_, Option<&str>>(3).map(Name::parse).transpose()?,
+                match_tag: row.get::<_, Option<&str>>(4).map(Tag::parse).transpose()?,
+                match_type: row.get::<_, Option<&str>>(5).map(DeviceType::parse).transpose()?,
+            },
             members: members
                 .into_iter()
                 .map(|id| DeviceIdRef::parse(id).map(DeviceIdRef::to_owned))
@@ -104,14 +143,36 @@ pub async fn replace(client: &impl GenericClient, devices: &[ExportedDevice], gr
     let ids: Vec<&str> = devices.iter().map(|device| device.id.as_str()).collect();
     let created: Vec<Timestamp> = devices.iter().map(|device| device.created_at).collect();
     client.execute(WRITE_DEVICES, &[&ids, &created]).await?;
+    describe(client, devices).await?;
     client.execute(CLEAR_GROUPS, &[]).await?;
     let ids: Vec<&str> = groups.iter().map(|group| group.id.as_str()).collect();
     let created: Vec<Timestamp> = groups.iter().map(|group| group.created_at).collect();
-    client.execute(WRITE_GROUPS, &[&ids, &created]).await?;
+    let described: Vec<_> = groups.iter().map(|group| groups::columns(&group.description)).collect();
+    let names: Vec<Option<&str>> = described.iter().map(|(name, ..)| *name).collect();
+    let tags: Vec<Option<&str>> = described.iter().map(|(_, tag, _)| *tag).collect();
+    let types: Vec<Option<&str>> = described.iter().map(|(.., kind)| *kind).collect();
+    client.execute(WRITE_GROUPS, &[&ids, &created, &names, &tags, &types]).await?;
     let (in_groups, members): (Vec<&str>, Vec<&str>) = groups
         .iter()
         .flat_map(|group| group.members.iter().map(|member| (group.id.as_str(), member.as_str())))
         .unzip();
     client.execute(WRITE_MEMBERS, &[&in_groups, &members]).await?;
     Ok(())
+}
+
+async fn describe(client: &impl GenericClient, devices: &[ExportedDevice]) -> Result<(), Error> {
+    let mut columns = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for device in devices {
+        let Some(description) = &device.description else { continue };
+        let (name, device_type, tags, metadata) = registry::columns(description);
+        columns.0.push(device.id.as_str());
+        columns.1.push(name);
+        columns.2.push(device_type);
+        columns.3.push(serde_json::Value::from(tags));
+        columns.4.push(metadata);
+    }
+    client
+        .execute(DESCRIBE, &[&columns.0, &columns.1, &columns.2, &columns.3, &columns.4])
+        .await
+        .map(drop)
 }

@@ -330,7 +330,7 @@ pub async fn join(client: &impl GenericClient, device_id: i32, groups: &[GroupId
     Ok(())
 }
 
-fn columns(description: &Description) -> (Option<&str>, Option<&str>, Option<&str>) {
+pub(super) fn columns(description: &Description) -> (Option<&str>, Option<&str>, Option<&str>) {
     (
         description.name.as_ref().map(Name::as_str),
         description.match_tag.as_ref().map(Tag::as_str),

@@ -124,7 +124,7 @@ pub fn tags<T: AsRef<str>>(texts: &[T]) -> Result<Vec<Tag>, BadLabel> {
 }
 
 /// What else is known of a device: a JSON object.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Metadata(Map<String, Value>);
 
 impl Metadata {

@@ -70,7 +70,7 @@ pub enum RegistryError {
 }
 
 /// What people say of a device that is to be registered.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Description {
     /// What they call it.
     pub name: Option<Name>,

@@ -6,6 +6,7 @@ mod support;
 #[path = "../operators/trial.rs"]
 mod trial;
 
+mod backup;
 mod bulk;
 mod configs;
 mod credentials;

@@ -6,11 +6,15 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, anyhow, bail, ensure};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio_postgres::{Client, GenericClient, IsolationLevel};
 
 use crate::broker::passwords::Hash;
 use crate::cli::terminal::printable;
 use crate::devices::export::{self as devices, ExportedDevice, ExportedGroup};
+use crate::devices::groups;
+use crate::devices::label::{self, DeviceType, Metadata, Name, Tag};
+use crate::devices::registry::Description;
 use crate::identity::export::{self as users, ExportedUser};
 use crate::identity::users::CANARY;
 use crate::observe::secret::Secret;
@@ -52,6 +56,18 @@ struct UserLine {
 struct DeviceLine {
     device: String,
     created_at: Timestamp,
+    // Archives made before there was such a thing have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    about: Option<AboutDevice>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AboutDevice {
+    name: Option<String>,
+    device_type: Option<String>,
+    tags: Vec<String>,
+    metadata: Value,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -60,6 +76,12 @@ struct GroupLine {
     group: String,
     created_at: Timestamp,
     members: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    match_tag: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    match_type: Option<String>,
 }
 
 impl Registered {
@@ -178,14 +200,37 @@ impl DeviceLine {
         Self {
             device: device.id.as_str().to_owned(),
             created_at: device.created_at,
+            about: device.description.as_ref().map(AboutDevice::of),
         }
     }
 
     fn parse(&self) -> anyhow::Result<ExportedDevice> {
         let id = DeviceIdRef::parse(&self.device).with_context(|| format!("the device {:?}", self.device))?;
+        let about = self.about.as_ref().map(AboutDevice::parse).transpose();
         Ok(ExportedDevice {
             id: id.to_owned(),
             created_at: self.created_at,
+            description: about.with_context(|| format!("the device {:?}", self.device))?,
+        })
+    }
+}
+
+impl AboutDevice {
+    fn of(description: &Description) -> Self {
+        Self {
+            name: description.name.as_ref().map(ToString::to_string),
+            device_type: description.device_type.as_ref().map(ToString::to_string),
+            tags: description.tags.iter().map(ToString::to_string).collect(),
+            metadata: description.metadata.to_value(),
+        }
+    }
+
+    fn parse(&self) -> anyhow::Result<Description> {
+        Ok(Description {
+            name: self.name.as_deref().map(Name::parse).transpose()?,
+            device_type: self.device_type.as_deref().map(DeviceType::parse).transpose()?,
+            tags: label::tags(&self.tags)?,
+            metadata: Metadata::new(self.metadata.clone())?,
         })
     }
 }
@@ -196,6 +241,9 @@ impl GroupLine {
             group: group.id.as_str().to_owned(),
             created_at: group.created_at,
             members: group.members.iter().map(|member| member.as_str().to_owned()).collect(),
+            name: group.description.name.as_ref().map(ToString::to_string),
+            match_tag: group.description.match_tag.as_ref().map(ToString::to_string),
+            match_type: group.description.match_type.as_ref().map(ToString::to_string),
         }
     }
 
@@ -204,9 +252,15 @@ impl GroupLine {
             let member = DeviceIdRef::parse(id).with_context(|| format!("the member {id:?} of the group {:?}", self.group))?;
             anyhow::Ok(member.to_owned())
         };
+        let at = || format!("the group {:?}", self.group);
         Ok(ExportedGroup {
-            id: GroupId::parse(&self.group).with_context(|| format!("the group {:?}", self.group))?,
+            id: GroupId::parse(&self.group).with_context(at)?,
             created_at: self.created_at,
+            description: groups::Description {
+                name: self.name.as_deref().map(Name::parse).transpose().with_context(at)?,
+                match_tag: self.match_tag.as_deref().map(Tag::parse).transpose().with_context(at)?,
+                match_type: self.match_type.as_deref().map(DeviceType::parse).transpose().with_context(at)?,
+            },
             members: self.members.iter().map(member).collect::<anyhow::Result<_>>()?,
         })
     }
@@ -215,7 +269,7 @@ impl GroupLine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     fn sound() -> Value {
         let hash = Hash::of_generated(&Secret::new("x")).expect("randomness");
@@ -226,8 +280,14 @@ mod tests {
                 {"username": "pump-1", "role": "device", "password_hash": hash.as_str(), "disabled_at": null, "created_at": at, "changed_at": at},
                 {"username": "aa:bb", "role": "device", "password_hash": null, "disabled_at": at, "created_at": at, "changed_at": at},
             ],
-            "devices": [{"device": "pump-1", "created_at": at}, {"device": "aa:bb", "created_at": at}],
-            "groups": [{"group": "north", "created_at": at, "members": ["pump-1"]}],
+            "devices": [
+                {"device": "pump-1", "created_at": at},
+                {"device": "aa:bb", "created_at": at, "about": {"name": "Bob's", "device_type": null, "tags": ["red"], "metadata": {"a": 1}}},
+            ],
+            "groups": [
+                {"group": "north", "created_at": at, "members": ["pump-1"]},
+                {"group": "reds", "created_at": at, "members": ["aa:bb"], "name": "Reds", "match_tag": "red"},
+            ],
         })
     }
 
@@ -256,6 +316,9 @@ mod tests {
             ("/users/0/changed_at", json!("yesterday")),
             ("/devices/0/device", json!("a/#")),
             ("/devices/0/device", json!("aa:bb")),
+            ("/devices/1/about/name", json!("two\nlines")),
+            ("/devices/1/about/metadata", json!(["\u{1b}[2J"])),
+            ("/groups/1/match_tag", json!("\u{1b}[2J")),
             ("/groups/0/group", json!("+")),
             ("/groups/0/members/0", json!("pump 1")),
             ("/groups/0/members/0", json!("pump-2")),
