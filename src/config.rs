@@ -11,6 +11,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::api::server::Config as ApiConfig;
+use crate::courier::discovery::Config as DiscoveryConfig;
+use crate::courier::system::Config as SystemConfig;
 use crate::db::config::Config as DbConfig;
 use crate::db::partitions::Config as PartitionsConfig;
 use crate::devices::presence::Config as PresenceConfig;
@@ -55,6 +57,10 @@ pub struct Config {
     pub ingest: IngestConfig,
     /// When a device counts as gone.
     pub presence: PresenceConfig,
+    /// Who gets credentials for the asking.
+    pub discovery: DiscoveryConfig,
+    /// What the service says of itself.
+    pub system: SystemConfig,
     /// The HTTP listener.
     pub api: ApiConfig,
     /// Whose JWTs are taken; nobody's where there is none.
@@ -124,6 +130,8 @@ impl<S: Source> Reader<'_, S> {
             partitions,
             ingest,
             presence,
+            discovery,
+            system,
             api,
             jwt,
             log,
@@ -169,12 +177,17 @@ impl<S: Source> Reader<'_, S> {
         self.take_span("INGEST_TIME_FUTURE", &mut ingest.time_window.future);
 
         self.take_span("PRESENCE_TIMEOUT", &mut presence.timeout);
+        self.take_span("SYSTEM_TOPICS_EVERY", &mut system.every);
+        self.take("DISCOVERY_POLICY", &mut discovery.policy);
+        self.take("DISCOVERY_RATE", &mut discovery.rate_per_minute);
+        self.take("DISCOVERY_MAX_PENDING", &mut discovery.most_pending);
 
         self.take("HOST", &mut api.host);
         self.take("PORT", &mut api.port);
         self.take("API_CONNECTIONS", &mut api.connections);
         self.take("API_RATE", &mut api.rate);
         self.take("API_MAX_BODY_BYTES", &mut api.max_body_bytes);
+        self.take("API_BROKER_URLS", &mut api.broker_urls);
         self.take("API_MAX_CONNECTIONS", &mut api.max_connections);
         self.take_span("API_TIMEOUT", &mut api.timeout);
         self.trusted_proxies(&mut api.trusted_proxies);
@@ -387,6 +400,7 @@ mod tests {
                 "MQTT_SHARED" => "false",
                 "API_TRUSTED_PROXIES" => "192.0.2.1, ::1",
                 "MQTT_USE_TLS" => "true",
+                "DISCOVERY_POLICY" => "open",
                 _ => "17",
             };
             assert_ne!(read(&[(variable.name, value)]), read(&[]), "{} is not read", variable.name);

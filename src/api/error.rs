@@ -9,10 +9,9 @@ use serde::Serialize;
 use tracing::error;
 use utoipa::ToSchema;
 
-use crate::courier::tap::TapError;
 use crate::mqtt::publisher::Failure;
-use crate::operations::commands::{CancelError, SendError, WaitError};
-use crate::operations::messages;
+
+mod causes;
 
 /// What kind of refusal it is. The name is stable: programs tell problems apart by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -233,63 +232,6 @@ impl From<deadpool_postgres::PoolError> for Problem {
                 )
                 .retry_after(1)
             }
-        }
-    }
-}
-
-impl From<messages::PublishError> for Problem {
-    fn from(error: messages::PublishError) -> Self {
-        use messages::PublishError as E;
-        let kind = match &error {
-            E::Topic(..) | E::Retained(_) => Kind::Unprocessable,
-            E::Outside(..) | E::Role(..) => Kind::Forbidden,
-            E::Broker(failure) => return Self::broker(failure),
-            E::Database(error) => return Self::database(error),
-        };
-        Self::new(kind, error.to_string())
-    }
-}
-
-impl From<TapError> for Problem {
-    fn from(error: TapError) -> Self {
-        match &error {
-            TapError::TooMany => Self::new(Kind::TooManyRequests, error.to_string()).retry_after(60),
-            TapError::Refused(_) => Self::new(Kind::Broker, error.to_string()),
-            TapError::Connection(_) | TapError::Silent(_) => Self::new(Kind::Unavailable, error.to_string()).retry_after(5),
-        }
-    }
-}
-
-impl From<SendError> for Problem {
-    fn from(error: SendError) -> Self {
-        use SendError as E;
-        let kind = match &error {
-            E::ParametersTooLarge { .. } => Kind::TooLarge,
-            E::Command | E::ParametersTooDeep | E::Qos(_) | E::Ttl(_) | E::IdempotencyKey => Kind::Unprocessable,
-            E::Unknown(_) => Kind::NotFound,
-            E::Deleted(_) | E::NoMembers(_) | E::Clash(_) => Kind::Conflict,
-            E::Database(error) => return Self::database(error),
-        };
-        Self::new(kind, error.to_string())
-    }
-}
-
-impl From<CancelError> for Problem {
-    fn from(error: CancelError) -> Self {
-        let kind = match &error {
-            CancelError::Unknown(_) => Kind::NotFound,
-            CancelError::TooLate { .. } => Kind::Conflict,
-            CancelError::Database(error) => return Self::database(error),
-        };
-        Self::new(kind, error.to_string())
-    }
-}
-
-impl From<WaitError> for Problem {
-    fn from(error: WaitError) -> Self {
-        match error {
-            WaitError::Pool(error) => error.into(),
-            WaitError::Database(error) => error.into(),
         }
     }
 }

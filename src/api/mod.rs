@@ -23,15 +23,22 @@ mod answer;
 mod error;
 mod extract;
 mod page;
+mod precondition;
 
 mod docs;
 mod health;
 mod metrics;
 
+mod discovery;
 mod messages;
 mod mqtt;
 mod topics;
 
+mod bulk;
 mod command_views;
 mod commands;
+mod configs;
+mod credentials;
+mod devices;
 mod fleets;
+mod groups;

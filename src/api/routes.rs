@@ -5,11 +5,13 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
 use utoipa_axum::routes;
 
 use super::state::Desk;
-use super::{commands, docs, fleets, health, layers, messages, metrics, mqtt, topics};
+use super::{
+    bulk, commands, configs, credentials, devices, discovery, docs, fleets, groups, health, layers, messages, metrics, mqtt, topics,
+};
 
 /// Below which everything stands that asks for a credential.
 pub(super) const BASE: &str = "/api/v1";
@@ -45,9 +47,29 @@ fn api() -> OpenApiRouter<Desk> {
         .routes(routes!(messages::subscribe))
         .routes(routes!(messages::events))
         .routes(routes!(messages::unsubscribe))
+        .routes(routes!(discovery::list, discovery::expect))
+        .routes(routes!(discovery::approve))
+        .routes(routes!(discovery::reject))
+        .routes(routes!(discovery::forget))
         .routes(routes!(topics::structure))
         .routes(routes!(topics::validate))
         .routes(routes!(topics::of_device))
+        // Devices.
+        .routes(routes!(devices::register, devices::list))
+        .routes(routes!(bulk::import).layer(DefaultBodyLimit::max(bulk::MAX_BODY_BYTES)))
+        .routes(routes!(bulk::export))
+        .routes(routes!(devices::get, devices::update, devices::delete))
+        .routes(routes!(devices::enable))
+        .routes(routes!(devices::disable))
+        .routes(routes!(devices::presence))
+        .routes(routes!(credentials::rotate))
+        .routes(routes!(credentials::revoke))
+        .routes(routes!(credentials::of_mqtt))
+        .routes(routes!(configs::get, configs::set, configs::delete))
+        // Groups.
+        .routes(routes!(groups::create, groups::list))
+        .routes(routes!(groups::get, groups::update, groups::delete))
+        .routes(routes!(groups::members, groups::add, groups::remove))
         // Commands.
         .routes(routes!(commands::send))
         .routes(routes!(fleets::send))

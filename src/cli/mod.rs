@@ -12,8 +12,12 @@ use crate::config::{Config, ConfigError, VARIABLES, Variable, environment};
 mod audit;
 mod broker;
 mod command;
+mod completions;
 mod database;
+mod device;
+mod discovery;
 mod doctor;
+mod group;
 mod health;
 mod installation;
 mod migrate;
@@ -46,12 +50,16 @@ pub fn command() -> Command {
         .subcommand(with_variables(serve::command()))
         .subcommand(with_variables(up::command()))
         .subcommand(with_variables(migrate::command()))
+        .subcommand(device::command())
+        .subcommand(group::command())
         .subcommand(token::command())
         .subcommand(command::command())
         .subcommand(with_variables(audit::command()))
+        .subcommand(discovery::command())
         .subcommand(health::command())
         .subcommand(with_variables(doctor::command()))
         .subcommand(broker::command())
+        .subcommand(completions::command())
 }
 
 /// Runs what `arguments` say.
@@ -61,12 +69,16 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("serve", matches)) => serve::run(matches),
         Some(("up", matches)) => up::run(matches),
         Some(("migrate", matches)) => migrate::run(matches),
+        Some(("device", matches)) => device::run(matches),
+        Some(("group", matches)) => group::run(matches),
         Some(("token", matches)) => token::run(matches),
         Some(("command", matches)) => command::run(matches),
         Some(("audit", matches)) => audit::run(matches),
+        Some(("discovery", matches)) => discovery::run(matches),
         Some(("health", matches)) => health::run(matches),
         Some(("doctor", matches)) => doctor::run(matches),
         Some(("broker", matches)) => broker::run(matches),
+        Some(("completions", matches)) => completions::run(matches),
         _ => unreachable!("clap demands one of the above"),
     };
     outcome.unwrap_or_else(|error| {

@@ -150,6 +150,22 @@ pub const VARIABLES: &[Variable] = &[
         "5m",
         "How long after its last heartbeat a device counts as offline; 0s never",
     ),
+    variable(
+        "DISCOVERY_POLICY",
+        "approval",
+        "Which devices that ask get credentials: off, open (all), approval (an operator decides) or preregistered (those announced)",
+    ),
+    variable(
+        "DISCOVERY_RATE",
+        "120",
+        "Registrations a minute that are looked at; what is above is dropped",
+    ),
+    variable("DISCOVERY_MAX_PENDING", "1000", "Devices that may wait for approval"),
+    variable(
+        "SYSTEM_TOPICS_EVERY",
+        "10s",
+        "How often figures are published on system/metrics and monitoring/#; 0s publishes nothing, health and alerts included",
+    ),
     variable("HOST", "127.0.0.1", "Address of the HTTP listener"),
     variable("PORT", "8080", "Port of the HTTP listener; 0 takes a free one"),
     variable(
@@ -163,6 +179,11 @@ pub const VARIABLES: &[Variable] = &[
         "Requests a second that one caller may make, twice as many at once; 0 limits nothing",
     ),
     variable("API_MAX_BODY_BYTES", "2097152", "Largest body of an HTTP request"),
+    variable(
+        "API_BROKER_URLS",
+        "<where the service reaches it>",
+        "Where devices reach the broker, as they are told: addresses such as mqtts://broker.example.org:8883, parted by commas",
+    ),
     variable("API_MAX_CONNECTIONS", "1024", "HTTP connections at once; further ones wait"),
     variable(
         "API_TIMEOUT",

@@ -14,6 +14,7 @@ use crate::protocol::channels::Channel;
 use crate::protocol::id::GroupId;
 use crate::protocol::topic::TopicTree;
 
+use super::discovery::Inbox;
 use super::incoming::{self, Incoming};
 use super::talk::News;
 
@@ -64,6 +65,7 @@ pub(super) struct Desk {
     pub(super) pool: Pool,
     pub(super) tree: TopicTree,
     pub(super) metrics: CourierMetrics,
+    pub(super) registrations: Inbox,
     /// The longest that a visit may take.
     pub(super) patience: Duration,
 }
@@ -110,6 +112,11 @@ impl Desk {
     async fn do_errand(&self, errand: &mut Errand) -> Result<Brought, Trouble> {
         if !errand.incoming.is_empty() {
             incoming::store(&self.pool, &self.metrics, &mut errand.incoming).await?;
+            errand
+                .incoming
+                .iter()
+                .filter_map(Incoming::registration)
+                .for_each(|registration| self.registrations.put(registration));
         }
         if !errand.news.is_empty() {
             self.put_down(&errand.news).await?;

@@ -17,15 +17,17 @@ use crate::protocol::reject::{Reason, Rejection};
 use crate::protocol::topic::TopicTree;
 
 use super::desk::Trouble;
+use super::discovery::Registration;
 
 /// The channels that are subscribed to.
-pub(super) const CHANNELS: [Channel; 2] = [Channel::CommandsResponse, Channel::ConfigReported];
+pub(super) const CHANNELS: [Channel; 3] = [Channel::CommandsResponse, Channel::ConfigReported, Channel::DiscoveryRegister];
 
 /// What was said.
 #[derive(Debug)]
 enum Told {
     Answer(Heard),
     Reported(DeviceId, Text, Option<i32>),
+    Registration(DeviceId),
 }
 
 /// A delivery of the broker's.
@@ -66,6 +68,7 @@ fn told(tree: &TopicTree, publish: &Publish) -> Result<Told, Rejection> {
             let (config, version) = configuration(&publish.payload)?;
             Ok(Told::Reported(device, config, version))
         }
+        (Channel::DiscoveryRegister, Some(device)) => Ok(Told::Registration(device)),
         _ => Err(unknown("nothing is awaited on this topic".to_owned())),
     }
 }
@@ -166,6 +169,8 @@ async fn together(pool: &Pool, batch: &[Incoming]) -> Result<Tally, Trouble> {
             Ok(Told::Reported(device, config, version)) => {
                 desired::note_reported(&*transaction, device.borrowed(), *version, config).await?;
             }
+            // The clerk's; handed over when the batch is stored.
+            Ok(Told::Registration(_)) => {}
             Err(rejection) => {
                 refuse(&*transaction, incoming, rejection).await?;
                 tally.refused += 1;
@@ -177,6 +182,17 @@ async fn together(pool: &Pool, batch: &[Incoming]) -> Result<Tally, Trouble> {
 }
 
 impl Incoming {
+    /// The registration that it is, if it is one.
+    pub(super) fn registration(&self) -> Option<Registration> {
+        match &self.told {
+            Ok(Told::Registration(device)) => Some(Registration {
+                device: device.clone(),
+                payload: self.publish.payload.clone(),
+            }),
+            _ => None,
+        }
+    }
+
     fn answer(&self) -> Option<&Heard> {
         match &self.told {
             Ok(Told::Answer(heard)) => Some(heard),

@@ -17,6 +17,10 @@ pub mod broker;
 
 pub mod tap;
 
+pub mod discovery;
+
+pub mod system;
+
 pub mod session;
 
 mod talk;

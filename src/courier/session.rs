@@ -31,6 +31,7 @@ use crate::observe::metrics::{ConnectionMetrics, Metrics};
 use crate::protocol::topic::TopicTree;
 
 use super::desk::{Desk, Errand, Trouble};
+use super::discovery::Inbox;
 use super::incoming::{CHANNELS, Incoming};
 use super::talk::{News, Talk};
 use super::wire;
@@ -70,6 +71,8 @@ pub struct Parts {
     pub latch: Latch,
     /// The series.
     pub metrics: Arc<Metrics>,
+    /// Where registrations go.
+    pub registrations: Inbox,
     /// Ends it.
     pub stop: CancellationToken,
 }
@@ -130,6 +133,7 @@ impl Courier {
                 pool: pool::pool(&parts.db, NAME, CONNECTIONS)?,
                 tree: parts.tree,
                 metrics: parts.metrics.courier(),
+                registrations: parts.registrations,
                 patience: parts.db.copy_timeout,
             },
             db: parts.db,

@@ -55,6 +55,11 @@ actions! {
     TelemetryDelete = "telemetry.delete", "Telemetry and events of a device were deleted.";
     DeadLetterReplay = "dead_letter.replay", "A dead letter was published again.";
     DeadLetterPurge = "dead_letter.purge", "Dead letters were removed.";
+    DiscoveryExpect = "discovery.expect", "A device was announced.";
+    DiscoveryApprove = "discovery.approve", "A device that asked for credentials was approved.";
+    DiscoveryReject = "discovery.reject", "A device that asked for credentials was rejected.";
+    DiscoveryForget = "discovery.forget", "A device's request for credentials was forgotten.";
+    DiscoveryIssue = "discovery.issue", "A device was given its credentials.";
     CertificateIssue = "certificate.issue", "A certificate was issued.";
     CertificateRenew = "certificate.renew", "A certificate was renewed.";
     CertificateRevoke = "certificate.revoke", "A certificate was revoked.";
