@@ -134,7 +134,8 @@ CREATE TABLE command_deliveries (
 CREATE UNIQUE INDEX command_deliveries_to_group ON command_deliveries (command_id) WHERE device_id IS NULL;
 CREATE INDEX command_deliveries_of_device ON command_deliveries (device_id, seq);
 CREATE INDEX command_deliveries_due ON command_deliveries (seq) WHERE state = 'queued' AND packet_id IS NULL AND NOT held AND NOT by_group;
-CREATE INDEX command_deliveries_waiting ON command_deliveries (device_id, seq) WHERE state = 'queued' AND packet_id IS NULL AND NOT by_group;
+CREATE INDEX command_deliveries_waiting ON command_deliveries (device_id, seq)
+    WHERE state = 'queued' AND packet_id IS NULL AND NOT by_group AND (held OR not_before IS NOT NULL);
 CREATE INDEX command_deliveries_by_group ON command_deliveries (command_id) WHERE state = 'queued' AND by_group;
 CREATE UNIQUE INDEX command_deliveries_under_way ON command_deliveries (packet_id) WHERE packet_id IS NOT NULL;
 CREATE INDEX command_deliveries_open ON command_deliveries (expires_at)
