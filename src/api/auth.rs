@@ -10,6 +10,7 @@ use axum::http::request::Parts;
 use crate::identity::audit::Actor;
 use crate::identity::principal::{Means, Principal, Role};
 use crate::identity::tokens::{self, PREFIX, VerifyError};
+use crate::protocol::id::DeviceIdRef;
 
 use super::error::{Kind, Problem};
 use super::state::Desk;
@@ -58,6 +59,31 @@ roles! {
     Operator;
     /// An admin: may do everything.
     Admin;
+}
+
+/// Who may send telemetry for a device.
+#[derive(Debug, Clone)]
+pub(super) enum Sender {
+    /// An operator, for any.
+    Operator(Caller),
+}
+
+impl FromRequestParts<Desk> for Sender {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, desk: &Desk) -> Result<Self, Problem> {
+        caller(parts, desk, Role::Operator).await.map(Self::Operator)
+    }
+}
+
+impl Sender {
+    /// Whether it may for this device.
+    ///
+    /// # Errors
+    /// A problem where it may not.
+    pub(super) fn may_send_for(&self, _device: DeviceIdRef<'_>) -> Result<(), Problem> {
+        Ok(())
+    }
 }
 
 async fn caller(parts: &Parts, desk: &Desk, needed: Role) -> Result<Caller, Problem> {

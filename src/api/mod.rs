@@ -30,3 +30,9 @@ mod metrics;
 
 mod mqtt;
 mod topics;
+
+mod telemetry;
+
+mod admin;
+mod audit;
+mod dead_letters;

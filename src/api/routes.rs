@@ -9,7 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::state::Desk;
-use super::{docs, health, layers, metrics, mqtt, topics};
+use super::{admin, audit, dead_letters, docs, health, layers, metrics, mqtt, telemetry, topics};
 
 /// Below which everything stands that asks for a credential.
 pub(super) const BASE: &str = "/api/v1";
@@ -44,6 +44,19 @@ fn api() -> OpenApiRouter<Desk> {
         .routes(routes!(topics::structure))
         .routes(routes!(topics::validate))
         .routes(routes!(topics::of_device))
+        // What devices send.
+        .routes(routes!(telemetry::submit::submit, telemetry::range, telemetry::delete))
+        .routes(routes!(telemetry::of_events))
+        .routes(routes!(telemetry::of_latest))
+        .routes(routes!(telemetry::aggregated))
+        .routes(routes!(telemetry::export::export))
+        .routes(routes!(telemetry::latest_of_group))
+        // The installation.
+        .routes(routes!(dead_letters::list, dead_letters::purge))
+        .routes(routes!(dead_letters::get, dead_letters::remove))
+        .routes(routes!(dead_letters::replay))
+        .routes(routes!(admin::stats))
+        .routes(routes!(audit::list))
 }
 
 /// The description of the API, for whoever wants it without a service.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! registry (a device by its id) ──► groups (who belongs together) ──► export (all of them, for a backup)
-//!                          └──────► telemetry (what they sent, read again)
+//!                          └──────► telemetry (what they sent, read again), stats (how much of everything)
 //! ```
 
 pub mod registry;
@@ -12,3 +12,5 @@ pub mod groups;
 pub mod export;
 
 pub mod telemetry;
+
+pub mod stats;

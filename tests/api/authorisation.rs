@@ -16,6 +16,21 @@ const NEEDED: &[(&str, &str, Role)] = &[
     ("get", "/api/v1/mqtt/topics/structure", Role::Viewer),
     ("post", "/api/v1/mqtt/topics/validate", Role::Viewer),
     ("get", "/api/v1/mqtt/topics/device/{device_id}", Role::Viewer),
+    ("post", "/api/v1/telemetry/{device_id}", Role::Operator),
+    ("get", "/api/v1/telemetry/{device_id}", Role::Viewer),
+    ("delete", "/api/v1/telemetry/{device_id}", Role::Admin),
+    ("get", "/api/v1/telemetry/{device_id}/events", Role::Viewer),
+    ("get", "/api/v1/telemetry/{device_id}/latest", Role::Viewer),
+    ("get", "/api/v1/telemetry/{device_id}/aggregated", Role::Viewer),
+    ("get", "/api/v1/telemetry/{device_id}/export", Role::Viewer),
+    ("get", "/api/v1/groups/{group_id}/telemetry/latest", Role::Viewer),
+    ("get", "/api/v1/dead-letters", Role::Viewer),
+    ("delete", "/api/v1/dead-letters", Role::Admin),
+    ("get", "/api/v1/dead-letters/{id}", Role::Viewer),
+    ("delete", "/api/v1/dead-letters/{id}", Role::Admin),
+    ("post", "/api/v1/dead-letters/{id}/replay", Role::Operator),
+    ("get", "/api/v1/admin/stats", Role::Admin),
+    ("get", "/api/v1/audit", Role::Admin),
 ];
 
 #[tokio::test]
