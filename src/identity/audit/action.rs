@@ -38,8 +38,8 @@ actions! {
     GroupAdd = "group.add", "A device was put into a group.";
     GroupRemove = "group.remove", "A device was taken out of a group.";
     TelemetryDelete = "telemetry.delete", "Telemetry and events of a device were deleted.";
-    DeadLetterReplay = "dead_letter.replay", "A dead letter was published again.";
-    DeadLetterPurge = "dead_letter.purge", "Dead letters were removed.";
+    DeadLetterReplay = "deadletter.replay", "A dead letter was published again.";
+    DeadLetterPurge = "deadletter.purge", "Dead letters were removed.";
     CertificateIssue = "certificate.issue", "A certificate was issued.";
     CertificateRenew = "certificate.renew", "A certificate was renewed.";
     CertificateRevoke = "certificate.revoke", "A certificate was revoked.";
@@ -102,11 +102,7 @@ mod tests {
         for action in Action::ALL {
             assert_eq!(action.as_str().parse(), Ok(*action));
             let (noun, verb) = action.as_str().split_once('.').expect("a noun and a verb");
-            assert!(
-                [noun, verb]
-                    .iter()
-                    .all(|word| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
-            );
+            assert!([noun, verb].iter().all(|word| word.bytes().all(|byte| byte.is_ascii_lowercase())));
         }
         assert_eq!("token.Create".parse::<Action>(), Err(BadAction));
     }
