@@ -18,7 +18,8 @@ CREATE TABLE device_keys (
     device_id    integer PRIMARY KEY REFERENCES devices ON DELETE CASCADE,
     hash         bytea NOT NULL UNIQUE CHECK (octet_length(hash) = 32),
     created_at   timestamptz NOT NULL DEFAULT now(),
-    last_used_at timestamptz
+    last_used_at timestamptz,
+    disabled_at  timestamptz
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE device_keys IS 'Keys by which devices come over HTTP (X-API-Key), each as the SHA-256 of its 256 random bits.';
 
@@ -42,6 +43,10 @@ COMMENT ON COLUMN device_groups.match_tag IS 'Devices with this tag are the memb
 -- Membership of dynamic groups follows by itself, whoever changes a device or a group. The broker's rights follow from it.
 CREATE FUNCTION dynamic_groups_of_device() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
+    -- Every statement on the members moves the broker's version on, even one that finds nothing: none where there is no such group.
+    IF NOT EXISTS (SELECT FROM device_groups WHERE match_tag IS NOT NULL OR match_type IS NOT NULL) THEN
+        RETURN NULL;
+    END IF;
     DELETE FROM device_group_members m USING device_groups g
     WHERE m.device_id = NEW.device_id AND g.group_id = m.group_id AND (g.match_tag IS NOT NULL OR g.match_type IS NOT NULL)
       AND NOT (NEW.deleted_at IS NULL
@@ -158,15 +163,16 @@ CREATE TRIGGER courier_is_wanted AFTER INSERT ON outbox FOR EACH STATEMENT EXECU
 
 CREATE TABLE device_configs (
     device_id        integer PRIMARY KEY REFERENCES devices ON DELETE CASCADE,
-    version          integer NOT NULL DEFAULT 1,
-    desired          json NOT NULL,
-    desired_at       timestamptz NOT NULL DEFAULT now(),
-    desired_by       text NOT NULL,
+    version          integer NOT NULL DEFAULT 0,
+    desired          json,
+    desired_at       timestamptz,
+    desired_by       text,
     reported         json,
     reported_version integer,
     reported_at      timestamptz
 );
 COMMENT ON TABLE device_configs IS 'What a device is to be set to (retained on its config topic), and what it says that it is.';
+COMMENT ON COLUMN device_configs.version IS 'Moved on by every change, a removal included: a device never sees an older one again. 0 where nothing was ever wanted.';
 
 CREATE TABLE discovery_requests (
     device       text PRIMARY KEY CHECK (device ~ '^[A-Za-z0-9_.:-]{1,64}$'),
@@ -178,11 +184,14 @@ CREATE TABLE discovery_requests (
     requested_at timestamptz,
     decided_at   timestamptz,
     decided_by   text,
+    issuing_at   timestamptz,
     issued_at    timestamptz,
     reason       text
 );
 CREATE INDEX discovery_requests_by_state ON discovery_requests (state, requested_at);
 COMMENT ON TABLE discovery_requests IS 'Devices that asked for credentials on discovery/register, or are expected to.';
+COMMENT ON COLUMN discovery_requests.issuing_at IS 'When credentials were last made for it. Made again only where it has asked, or been approved, since.';
+COMMENT ON COLUMN discovery_requests.public_key IS 'X25519: whoever asked first with a key is the one who gets the answer, sealed to it.';
 COMMENT ON COLUMN discovery_requests.issued_at IS 'When the broker had taken the answer with the credentials: from then on they are not given again.';
 
 -- As in V4: who draws dashboards needs neither of these.

@@ -17,11 +17,13 @@ use crate::api::server;
 use crate::api::state::Parts;
 use crate::config::Config;
 use crate::courier;
+use crate::courier::tap::Taps;
 use crate::db::error::describe;
 use crate::db::flavour::Flavour;
 use crate::db::lease::{Lease, Seeker};
 use crate::db::partitions::Partitions;
 use crate::db::{migrate, pool};
+use crate::devices::presence;
 use crate::identity::jwt::verifier::Verifier;
 use crate::ingest::copy::Store;
 use crate::ingest::door::Door;
@@ -45,6 +47,8 @@ const MAINTENANCE_EVERY: Duration = Duration::from_secs(600);
 const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 /// How often it is looked whether the broker obeys the database.
 const ACCESS_EVERY: Duration = Duration::from_secs(5);
+/// How often it is looked who stopped sending heartbeats.
+const PRESENCE_EVERY: Duration = Duration::from_secs(5);
 /// The longest that a statement of a request may take.
 const STATEMENT_WITHIN: Duration = Duration::from_secs(30);
 /// Between the first attempts at two slots, so that the second knows whether the first was taken.
@@ -130,6 +134,7 @@ impl App {
             mqtt: config.mqtt.clone(),
             broker,
             publisher: handle.clone(),
+            taps: Taps::new(config.mqtt.clone(), config.ingest.group.clone(), tasks.clone()),
             telemetry: Arc::clone(&telemetry),
             readiness: readiness.clone(),
             metrics: Arc::clone(&metrics),
@@ -216,6 +221,7 @@ impl App {
                 (SLOT_STAGGER * u32::try_from(index).unwrap_or(0), &slots_held),
             )?;
         }
+        app.start_presence(&store, config.presence.timeout);
         app.start_housekeeping(store, pipeline.gauges);
         startup.ready("every part was started");
         Ok(app)
@@ -323,6 +329,34 @@ impl App {
         Ok(())
     }
 
+    /// Every replica sweeps; who comes second finds nothing left to do. Nobody is swept for the time in which we were not there to
+    /// hear: the first sweep comes when a device has had its whole time.
+    fn start_presence(&self, store: &Store, timeout: Duration) {
+        if timeout.is_zero() {
+            return;
+        }
+        let (stop, swept, pool) = (self.tasks.stop_token(), self.metrics.status_swept.clone(), store.pool.clone());
+        self.tasks.spawn("presence", async move {
+            let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + timeout, PRESENCE_EVERY);
+            tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while tokio::select! { () = stop.cancelled() => false, _ = tick.tick() => true } {
+                let sweep = sweep_once(&pool, timeout);
+                match tokio::select! { () = stop.cancelled() => return, done = sweep => done } {
+                    Ok(0) => {}
+                    Ok(gone) => {
+                        swept.increment(gone);
+                        debug!(gone, "devices whose heartbeats stopped are offline");
+                    }
+                    // The writers say aloud what ails the database.
+                    Err(error) => debug!(
+                        error = format!("{error:#}"),
+                        "who stopped sending heartbeats could not be looked for"
+                    ),
+                }
+            }
+        });
+    }
+
     fn start_housekeeping(&self, store: Store, gauges: pipeline::QueueGauges) {
         let (stop, metrics, held) = (self.tasks.stop_token(), Arc::clone(&self.metrics), Arc::clone(&store.held));
         self.tasks.spawn("upkeep", async move {
@@ -375,6 +409,13 @@ async fn look_at_access(pool: &Pool, metrics: &Metrics) -> anyhow::Result<()> {
     #[expect(clippy::cast_precision_loss, reason = "changes are far fewer than 2^53")]
     metrics.access_pending.set(pending as f64);
     Ok(())
+}
+
+async fn sweep_once(pool: &Pool, timeout: Duration) -> anyhow::Result<u64> {
+    let client = pool.get().await?;
+    presence::sweep(&**client, timeout)
+        .await
+        .map_err(|error| anyhow::anyhow!(describe(&error)))
 }
 
 async fn maintain_once(store: &Store) -> anyhow::Result<()> {

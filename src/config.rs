@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::api::server::Config as ApiConfig;
 use crate::db::config::Config as DbConfig;
 use crate::db::partitions::Config as PartitionsConfig;
+use crate::devices::presence::Config as PresenceConfig;
 use crate::identity::jwt::config::Config as JwtConfig;
 use crate::ingest::config::Config as IngestConfig;
 use crate::mqtt::config::{Config as MqttConfig, TlsConfig};
@@ -52,6 +53,8 @@ pub struct Config {
     pub partitions: PartitionsConfig,
     /// The pipeline.
     pub ingest: IngestConfig,
+    /// When a device counts as gone.
+    pub presence: PresenceConfig,
     /// The HTTP listener.
     pub api: ApiConfig,
     /// Whose JWTs are taken; nobody's where there is none.
@@ -120,6 +123,7 @@ impl<S: Source> Reader<'_, S> {
             db,
             partitions,
             ingest,
+            presence,
             api,
             jwt,
             log,
@@ -163,6 +167,8 @@ impl<S: Source> Reader<'_, S> {
         self.take_flag("INGEST_RECEIPTS", &mut ingest.receipts);
         self.take_span("INGEST_TIME_PAST", &mut ingest.time_window.past);
         self.take_span("INGEST_TIME_FUTURE", &mut ingest.time_window.future);
+
+        self.take_span("PRESENCE_TIMEOUT", &mut presence.timeout);
 
         self.take("HOST", &mut api.host);
         self.take("PORT", &mut api.port);

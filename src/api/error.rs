@@ -10,11 +10,13 @@ use tokio_postgres::error::SqlState;
 use tracing::error;
 use utoipa::ToSchema;
 
+use crate::courier::tap::TapError;
 use crate::devices::telemetry::aggregate::{AggregateError, BadAggregation};
 use crate::devices::telemetry::span::{BadMoment, BadSpan};
 use crate::ingest::door;
 use crate::mqtt::publisher::Failure;
 use crate::operations::dead_letters::ReplayError;
+use crate::operations::messages;
 use crate::protocol::reject::Reason;
 
 /// What kind of refusal it is. The name is stable: programs tell problems apart by it.
@@ -167,6 +169,21 @@ impl Problem {
         }
     }
 
+    /// What the broker, or the way to it, did not let happen.
+    pub(super) fn broker(failure: &Failure) -> Self {
+        let kind = match failure {
+            Failure::Unfit(_) => Kind::Unprocessable,
+            Failure::Refused(_) | Failure::Unsupported(_) => Kind::Broker,
+            Failure::Away(_) | Failure::Unknown | Failure::QueueFull | Failure::Stopping => Kind::Unavailable,
+        };
+        let problem = Self::new(kind, failure.to_string());
+        if kind == Kind::Unavailable {
+            problem.retry_after(5)
+        } else {
+            problem
+        }
+    }
+
     /// As a document, for the request at `instance` with this id.
     pub(super) fn render(&self, instance: Option<&str>, request_id: Option<&str>) -> Response {
         let (status, name, title) = self.kind.parts();
@@ -277,10 +294,32 @@ impl From<ReplayError> for Problem {
             ReplayError::Unknown(_) => Kind::NotFound,
             ReplayError::Busy(_) => Kind::Conflict,
             ReplayError::Topic(_) | ReplayError::NoSubscribers => Kind::Unprocessable,
-            ReplayError::Publish(Failure::Refused(_) | Failure::Unfit(_) | Failure::Unsupported(_)) => Kind::Broker,
-            ReplayError::Publish(_) => return Self::new(Kind::Unavailable, error.to_string()).retry_after(1),
+            ReplayError::Publish(failure) => return Self::broker(failure),
             ReplayError::Database(error) => return Self::database(error),
         };
         Self::new(kind, error.to_string())
+    }
+}
+
+impl From<messages::PublishError> for Problem {
+    fn from(error: messages::PublishError) -> Self {
+        use messages::PublishError as E;
+        let kind = match &error {
+            E::Topic(..) | E::Retained(_) => Kind::Unprocessable,
+            E::Outside(..) | E::Role(..) => Kind::Forbidden,
+            E::Broker(failure) => return Self::broker(failure),
+            E::Database(error) => return Self::database(error),
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<TapError> for Problem {
+    fn from(error: TapError) -> Self {
+        match &error {
+            TapError::TooMany => Self::new(Kind::TooManyRequests, error.to_string()).retry_after(60),
+            TapError::Refused(_) => Self::new(Kind::Broker, error.to_string()),
+            TapError::Connection(_) | TapError::Silent(_) => Self::new(Kind::Unavailable, error.to_string()).retry_after(5),
+        }
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::courier::broker::Heard;
+use crate::courier::tap::Taps;
 use crate::identity::jwt::verifier::Verifier;
 use crate::ingest::door::Door;
 use crate::lifecycle::readiness::{Condition, Readiness};
@@ -39,8 +40,10 @@ pub struct Parts {
     pub mqtt: MqttConfig,
     /// What the broker last said of itself.
     pub broker: watch::Receiver<Arc<Heard>>,
-    /// What has a word to say to the broker says it here.
+    /// The way to the broker, for what only has to be said.
     pub publisher: Handle,
+    /// Live tails.
+    pub taps: Taps,
     /// Where telemetry comes in over HTTP, once the pipeline is there.
     pub telemetry: Arc<OnceLock<Arc<Door>>>,
     /// The condition of every part.

@@ -145,6 +145,11 @@ pub const VARIABLES: &[Variable] = &[
     ),
     variable("INGEST_TIME_PAST", "3653d", "How far back a device's time may lie"),
     variable("INGEST_TIME_FUTURE", "1d", "How far ahead a device's time may lie"),
+    variable(
+        "PRESENCE_TIMEOUT",
+        "5m",
+        "How long after its last heartbeat a device counts as offline; 0s never",
+    ),
     variable("HOST", "127.0.0.1", "Address of the HTTP listener"),
     variable("PORT", "8080", "Port of the HTTP listener; 0 takes a free one"),
     variable(

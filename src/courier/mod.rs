@@ -7,3 +7,5 @@
 //! ```
 
 pub mod broker;
+
+pub mod tap;

@@ -1,13 +1,88 @@
-//! Devices by the id in their topics. Telemetry registers a device as well; here it is done before its first message.
+//! Devices by the id in their topics: registered, found, changed, deleted. Telemetry registers a device as well; here it is done
+//! before its first message.
 
+use serde_json::Value;
 use tokio_postgres::{Error, GenericClient};
 
-use crate::protocol::id::DeviceIdRef;
+use crate::protocol::id::{DeviceId, DeviceIdRef};
 
-const REGISTER: &str = "INSERT INTO devices (device) VALUES ($1) ON CONFLICT (device) DO NOTHING";
-const FIND: &str = "SELECT device_id FROM devices WHERE device = $1";
+use super::device::{self, Device};
+use super::label::{DeviceType, Metadata, Name, Tag};
+use super::patch::Patch;
 
-/// Registers a device unless it is; returns its number, and whether it is new.
+const REGISTER: &str = "
+    INSERT INTO devices AS known (device) VALUES ($1)
+    ON CONFLICT (device) DO UPDATE SET deleted_at = NULL, created_at = now(), updated_at = now(), revision = known.revision + 1
+    WHERE known.deleted_at IS NOT NULL";
+const FIND: &str = "SELECT device_id FROM devices WHERE device = $1 AND deleted_at IS NULL";
+// Whoever is registered again is somebody new, but for the number that old telemetry bears.
+const CREATE: &str = "
+    INSERT INTO devices AS known (device, name, device_type, tags, metadata) VALUES ($1, $2, $3, $4, $5)
+    ON CONFLICT (device) DO UPDATE
+        SET name = excluded.name, device_type = excluded.device_type, tags = excluded.tags, metadata = excluded.metadata,
+            deleted_at = NULL, created_at = now(), updated_at = now(), revision = known.revision + 1
+        WHERE known.deleted_at IS NOT NULL
+    RETURNING device_id";
+const LOCK: &str = "SELECT device_id, revision FROM devices WHERE device = $1 AND deleted_at IS NULL FOR UPDATE";
+const UPDATE: &str = "
+    UPDATE devices SET name = $2, device_type = $3, tags = $4, metadata = $5, revision = revision + 1, updated_at = now()
+    WHERE device_id = $1";
+const DELETE: &str = "
+    UPDATE devices
+    SET name = NULL, device_type = NULL, tags = '{}', metadata = '{}', deleted_at = now(), updated_at = now(), revision = revision + 1
+    WHERE device_id = $1";
+/// What is known of a device beside its telemetry and its credentials; commands are history, and those under way end here.
+const FORGET: [&str; 6] = [
+    "UPDATE command_deliveries SET state = 'cancelled', finished_at = now(), message = 'the device was deleted'
+     WHERE device_id = $1 AND state IN ('queued', 'sent', 'delivered', 'accepted', 'progress')",
+    "DELETE FROM device_group_members WHERE device_id = $1",
+    "DELETE FROM device_configs WHERE device_id = $1",
+    "DELETE FROM device_status WHERE device_id = $1",
+    "DELETE FROM latest WHERE device_id = $1",
+    "DELETE FROM discovery_requests WHERE device = (SELECT device FROM devices WHERE device_id = $1)",
+];
+
+/// Why a device is not found, or not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// There is none, or none any more.
+    #[error("there is no device {}", .0.as_str())]
+    Unknown(DeviceId),
+    /// There is one.
+    #[error("there is a device {} already; change it, or give it credentials by a rotation", .0.as_str())]
+    Exists(DeviceId),
+    /// Somebody else changed it in between.
+    #[error("the device {} is at revision {is}, and not at {expected}; read it again, and decide again", .id.as_str())]
+    Revision {
+        /// Which.
+        id: DeviceId,
+        /// The revision that was asked for.
+        expected: i32,
+        /// The revision that it has.
+        is: i32,
+    },
+    /// The change makes no sense.
+    #[error(transparent)]
+    Label(#[from] super::label::BadLabel),
+    /// The database said no.
+    #[error("{}", crate::db::error::describe(.0))]
+    Database(#[from] Error),
+}
+
+/// What people say of a device that is to be registered.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Description {
+    /// What they call it.
+    pub name: Option<Name>,
+    /// What kind it is.
+    pub device_type: Option<DeviceType>,
+    /// What it is gathered by.
+    pub tags: Vec<Tag>,
+    /// What else is known.
+    pub metadata: Metadata,
+}
+
+/// Registers a device unless it is, or after it was deleted; returns its number, and whether it is new.
 ///
 /// # Errors
 /// The database's.
@@ -22,4 +97,110 @@ pub async fn register(client: &impl GenericClient, device: DeviceIdRef<'_>) -> R
 /// The database's.
 pub async fn find(client: &impl GenericClient, device: DeviceIdRef<'_>) -> Result<Option<i32>, Error> {
     Ok(client.query_opt(FIND, &[&device.as_str()]).await?.map(|row| row.get(0)))
+}
+
+/// Registers a device with what people say of it; returns its number.
+///
+/// # Errors
+/// [`RegistryError::Exists`], or the database's.
+pub async fn create(client: &impl GenericClient, id: &DeviceId, description: &Description) -> Result<i32, RegistryError> {
+    let (name, device_type, tags, metadata) = columns(description);
+    let row = client
+        .query_opt(CREATE, &[&id.as_str(), &name, &device_type, &tags, &metadata])
+        .await?;
+    Ok(row.ok_or_else(|| RegistryError::Exists(id.clone()))?.try_get(0)?)
+}
+
+/// A device.
+///
+/// # Errors
+/// [`RegistryError::Unknown`], or the database's.
+pub async fn get(client: &impl GenericClient, id: &DeviceId) -> Result<Device, RegistryError> {
+    let statement = format!(
+        "SELECT {} FROM {} WHERE d.device = $1 AND d.deleted_at IS NULL",
+        device::columns(),
+        device::TABLES
+    );
+    let row = client.query_opt(&statement, &[&id.as_str()]).await?;
+    Ok(device::device(&row.ok_or_else(|| RegistryError::Unknown(id.clone()))?)?)
+}
+
+/// Holds a device against other changes until the end of the transaction that `client` is in; returns its number. With a revision,
+/// it must have that one.
+///
+/// # Errors
+/// [`RegistryError::Unknown`], [`RegistryError::Revision`], or the database's.
+pub async fn lock(client: &impl GenericClient, id: &DeviceId, expected: Option<i32>) -> Result<i32, RegistryError> {
+    let row = client.query_opt(LOCK, &[&id.as_str()]).await?;
+    let row = row.ok_or_else(|| RegistryError::Unknown(id.clone()))?;
+    let is = row.try_get(1)?;
+    match expected {
+        Some(expected) if expected != is => Err(RegistryError::Revision {
+            id: id.clone(),
+            expected,
+            is,
+        }),
+        _ => Ok(row.try_get(0)?),
+    }
+}
+
+/// Changes what people say of a device, within a transaction; returns the device as it is now, and the names of what changed:
+/// none where it was so already, and then its revision stays.
+///
+/// # Errors
+/// See [`RegistryError`].
+pub async fn patch(
+    client: &impl GenericClient,
+    id: &DeviceId,
+    patch: &Patch,
+    expected: Option<i32>,
+) -> Result<(Device, Vec<&'static str>), RegistryError> {
+    let number = lock(client, id, expected).await?;
+    let before = get(client, id).await?;
+    let after = patch.apply(&before)?;
+    let changed = after.differences(&before);
+    if changed.is_empty() {
+        return Ok((before, changed));
+    }
+    let (name, device_type, tags, metadata) = columns(&after);
+    client.execute(UPDATE, &[&number, &name, &device_type, &tags, &metadata]).await?;
+    Ok((get(client, id).await?, changed))
+}
+
+/// Deletes a device, within a transaction: what is known of it is forgotten, and its telemetry stays. Its credentials are somebody
+/// else's.
+///
+/// # Errors
+/// The database's.
+pub async fn delete(client: &impl GenericClient, number: i32) -> Result<(), Error> {
+    client.execute(DELETE, &[&number]).await?;
+    for statement in FORGET {
+        client.execute(statement, &[&number]).await?;
+    }
+    Ok(())
+}
+
+pub(super) fn columns(description: &Description) -> (Option<&str>, Option<&str>, Vec<&str>, Value) {
+    (
+        description.name.as_ref().map(Name::as_str),
+        description.device_type.as_ref().map(DeviceType::as_str),
+        description.tags.iter().map(Tag::as_str).collect(),
+        description.metadata.to_value(),
+    )
+}
+
+impl Description {
+    /// The names of what is not as `device` has it.
+    pub(super) fn differences(&self, device: &Device) -> Vec<&'static str> {
+        let (name, device_type, tags, metadata) = columns(self);
+        [
+            ("name", name != device.name.as_deref()),
+            ("device_type", device_type != device.device_type.as_deref()),
+            ("tags", tags != device.tags),
+            ("metadata", metadata != device.metadata),
+        ]
+        .into_iter()
+        .filter_map(|(name, differs)| differs.then_some(name))
+        .collect()
+    }
 }

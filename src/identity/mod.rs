@@ -5,6 +5,8 @@
 //!        └─► jwt (a signature, claims) ─────┴─► principal (name, role) ──► an act ──► audit (a row of audit_log)
 //! command line ──► an account of the operating system ───────────────────────┘
 //!
+//! a device over HTTP ──► device_keys (a row of device_keys) ──► which device it is
+//!
 //! users (who the broker knows, by the hashes of their passwords) ◄──► export (all of them, for a backup)
 //! ```
 //!
@@ -15,7 +17,11 @@ pub mod principal;
 
 pub mod audit;
 
+mod spelling;
+
 pub mod tokens;
+
+pub mod device_keys;
 
 pub mod jwt;
 

@@ -13,15 +13,15 @@ use uuid::Uuid;
 
 use super::audit::{self, Act, Action, Actor, Outcome};
 use super::principal::Role;
+use super::spelling;
 use crate::observe::secret::Secret;
 
 mod check;
 mod name;
-mod spelling;
 
+pub use super::spelling::TOKEN_PREFIX as PREFIX;
 pub use check::{Refusal, VerifyError, look_up, verify};
 pub use name::{BadName, TokenName, Which};
-pub use spelling::PREFIX;
 
 /// How long a token lasts where nothing else is said: a quarter, so that rotation is practised and a forgotten token ends.
 pub const DEFAULT_EXPIRY: Duration = Duration::from_secs(90 * 86_400);
@@ -111,7 +111,7 @@ pub async fn create(client: &mut impl GenericClient, actor: &Actor, wanted: &New
     transaction.commit().await?;
     let row = made.ok_or_else(|| CreateError::Taken(wanted.name.clone()))?;
     Ok(Created {
-        secret: spelling::spell(&random),
+        secret: spelling::spell(PREFIX, &random),
         id,
         expires_at: row.try_get(0)?,
     })

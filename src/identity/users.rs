@@ -13,6 +13,12 @@ const RESERVED: &str = "iotflow-";
 pub const CANARY: &str = "iotflow-canary";
 
 const INSERT: &str = "INSERT INTO broker_users (username, role, password_hash) VALUES ($1, $2, $3)";
+// One statement for all of them, so that the triggers tell of one change; in one order, so that two of these do not wait for each other.
+const INSERT_DEVICES: &str = "
+    INSERT INTO broker_users (username, role, password_hash)
+    SELECT username, 'device', hash FROM unnest($1::text[], $2::text[]) AS news (username, hash) ORDER BY username
+    ON CONFLICT (username) DO NOTHING RETURNING username";
+const TAKEN: &str = "SELECT username FROM broker_users WHERE username = ANY ($1::text[])";
 const SET_PASSWORD: &str = "UPDATE broker_users SET password_hash = $2, changed_at = now() WHERE username = $1";
 const SET_DISABLED: &str = "UPDATE broker_users SET disabled_at = CASE WHEN $2 THEN coalesce(disabled_at, now()) END WHERE username = $1";
 const DELETE: &str = "DELETE FROM broker_users WHERE username = $1";
@@ -81,6 +87,27 @@ pub async fn create(client: &impl GenericClient, username: &Username, role: Role
         Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => Err(UserError::Exists(username.clone())),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Adds users for devices, each with the hash of its password; returns those that were added: a name that is taken stays as it is.
+///
+/// # Errors
+/// [`UserError::Reserved`], or the database's.
+pub async fn create_devices(client: &impl GenericClient, users: &[(Username, String)]) -> Result<Vec<String>, UserError> {
+    if let Some((reserved, _)) = users.iter().find(|(username, _)| is_reserved(username)) {
+        return Err(UserError::Reserved(reserved.clone()));
+    }
+    let (names, hashes): (Vec<&str>, Vec<&str>) = users.iter().map(|(name, hash)| (name.as_str(), hash.as_str())).unzip();
+    let rows = client.query(INSERT_DEVICES, &[&names, &hashes]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Those of `names` that are of a user.
+///
+/// # Errors
+/// The database's.
+pub async fn taken(client: &impl GenericClient, names: &[&str]) -> Result<Vec<String>, UserError> {
+    Ok(client.query(TAKEN, &[&names]).await?.iter().map(|row| row.get(0)).collect())
 }
 
 /// Gives a user another password, or none.

@@ -6,16 +6,18 @@ use tokio_postgres::{Error, Transaction};
 use crate::protocol::id::DeviceId;
 use crate::protocol::payload::split_names;
 
+/// A device that was deleted is no new one, and what it sends brings it not back: its rows get its number, as before.
+///
 /// Inserts what is missing, in order, so that replicas that learn the same names do not wait for each other in a circle;
 /// only what is missing, so that no ids are used up.
 const ADD_DEVICES: &str = "
     INSERT INTO devices (device)
-    SELECT name FROM unnest($1::text[]) AS names (name)
-    WHERE NOT EXISTS (SELECT FROM devices WHERE device = name)
-    ORDER BY name
+    SELECT id FROM unnest($1::text[]) AS ids (id)
+    WHERE NOT EXISTS (SELECT FROM devices WHERE device = id)
+    ORDER BY id
     ON CONFLICT (device) DO NOTHING";
 const DEVICE_IDS: &str =
-    "SELECT device_id FROM unnest($1::text[]) WITH ORDINALITY AS names (name, place) JOIN devices ON device = name ORDER BY place";
+    "SELECT device_id FROM unnest($1::text[]) WITH ORDINALITY AS ids (id, place) JOIN devices ON device = id ORDER BY place";
 const ADD_METRICS: &str = "
     INSERT INTO metrics (name)
     SELECT name FROM unnest($1::text[]) AS names (name)

@@ -30,16 +30,31 @@ use super::transaction::{AttemptError, on_connection};
 /// Most messages in one transaction.
 const BATCH: usize = 5_000;
 
+// A message older than one that is known tells nothing of where the device stands, but for one who was put offline by the sweep and
+// whose clock may have gone back; that it came counts in any case. What the broker sends when it is told to forget a deleted device
+// is no news of it.
 const UPSERT: &str = "
-    INSERT INTO device_status AS known (device_id, status, since, seen_at, payload)
-    SELECT device_id, status, at, at, payload
-    FROM (SELECT device_id, status, timestamptz '1970-01-01 00:00:00+00' + micros * interval '1 microsecond' AS at, payload::jsonb AS payload
-          FROM unnest($1::int4[], $2::text[], $3::int8[], $4::text[]) AS news (device_id, status, micros, payload)) AS news
+    INSERT INTO device_status AS known (device_id, status, since, seen_at, payload, received_at, heartbeat_at)
+    SELECT device_id, status, at, at, payload, received_at, heartbeat_at
+    FROM (SELECT device_id, status, payload::jsonb AS payload,
+                 timestamptz '1970-01-01 00:00:00+00' + micros * interval '1 microsecond' AS at,
+                 timestamptz '1970-01-01 00:00:00+00' + received * interval '1 microsecond' AS received_at,
+                 timestamptz '1970-01-01 00:00:00+00' + heartbeat * interval '1 microsecond' AS heartbeat_at
+          FROM unnest($1::int4[], $2::text[], $3::int8[], $4::text[], $5::int8[], $6::int8[])
+               AS news (device_id, status, micros, payload, received, heartbeat)) AS news
+    JOIN devices d USING (device_id)
+    WHERE d.deleted_at IS NULL
     ORDER BY device_id
     ON CONFLICT (device_id) DO UPDATE
-        SET status = excluded.status, seen_at = excluded.seen_at, payload = coalesce(excluded.payload, known.payload),
-            since = CASE WHEN known.status = excluded.status THEN known.since ELSE excluded.since END
-        WHERE excluded.seen_at >= known.seen_at";
+        SET (status, since, seen_at, payload, swept) = (
+                SELECT CASE WHEN is_news THEN excluded.status ELSE known.status END,
+                       CASE WHEN is_news AND known.status <> excluded.status THEN excluded.since ELSE known.since END,
+                       CASE WHEN is_news THEN excluded.seen_at ELSE known.seen_at END,
+                       CASE WHEN is_news THEN coalesce(excluded.payload, known.payload) ELSE known.payload END,
+                       known.swept AND NOT is_news
+                FROM (SELECT excluded.seen_at >= known.seen_at OR known.swept AS is_news) AS judged),
+            received_at = greatest(known.received_at, excluded.received_at),
+            heartbeat_at = greatest(known.heartbeat_at, excluded.heartbeat_at)";
 
 /// What a device's newest message said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +62,21 @@ struct State {
     online: bool,
     at: i64,
     payload: Option<String>,
+    /// When its newest message came, by our clock.
+    received: i64,
+    /// When its newest heartbeat came, whichever message counts.
+    heartbeat: Option<i64>,
+}
+
+impl State {
+    /// Takes a later message of the device in.
+    fn follow(&mut self, next: Self) {
+        let (received, heartbeat) = (self.received.max(next.received), self.heartbeat.max(next.heartbeat));
+        if self.at <= next.at {
+            *self = next;
+        }
+        (self.received, self.heartbeat) = (received, heartbeat);
+    }
 }
 
 /// The stage.
@@ -96,8 +126,7 @@ impl StatusStage {
         for message in messages {
             match self.state(&message.delivery) {
                 Ok((device, state)) => match states.get_mut(&device) {
-                    Some(known) if known.at <= state.at => *known = state,
-                    Some(_) => {}
+                    Some(known) => known.follow(state),
                     None => drop(states.insert(device, state)),
                 },
                 Err(rejection) => message.refuse(rejection),
@@ -115,6 +144,8 @@ impl StatusStage {
             online: status != Status::Offline,
             at: delivery.receipt.at,
             payload: None,
+            received: delivery.receipt.at,
+            heartbeat: (status == Status::Heartbeat).then_some(delivery.receipt.at),
         };
         // The topic says it all; an empty payload also clears a retained message.
         if !delivery.payload.is_empty() {
@@ -193,7 +224,11 @@ async fn write(
         let statuses: Vec<&str> = states.iter().map(|state| if state.online { "online" } else { "offline" }).collect();
         let times: Vec<i64> = states.iter().map(|state| state.at).collect();
         let payloads: Vec<Option<&str>> = states.iter().map(|state| state.payload.as_deref()).collect();
-        transaction.execute(UPSERT, &[&ids, &statuses, &times, &payloads]).await?;
+        let received: Vec<i64> = states.iter().map(|state| state.received).collect();
+        let heartbeats: Vec<Option<i64>> = states.iter().map(|state| state.heartbeat).collect();
+        transaction
+            .execute(UPSERT, &[&ids, &statuses, &times, &payloads, &received, &heartbeats])
+            .await?;
     }
     dead_letter::upsert(&transaction, messages.iter()).await?;
     transaction.commit().await?;

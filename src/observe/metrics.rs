@@ -101,6 +101,7 @@ families! {
     ACCESS_PENDING: Kind::Gauge, "iotflow_access_pending_changes", Count, "Changes of who may do what that the broker was not proven to obey yet";
 
     STATUS_WRITTEN: Kind::Counter, "iotflow_status_devices_written_total", Count, "Device states written";
+    STATUS_SWEPT: Kind::Counter, "iotflow_status_devices_swept_total", Count, "Devices put offline because their heartbeats stopped (PRESENCE_TIMEOUT)";
     HTTP_REQUESTS: Kind::Counter, "iotflow_http_requests_total", Count, "Requests answered, by the route's template, method and status";
     HTTP_SECONDS: Kind::Histogram(LATENCY_SECONDS), "iotflow_http_request_seconds", Seconds, "From a request's headers to those of its answer, by the route's template";
     BUILD_INFO: Kind::Gauge, "iotflow_build_info", Count, "1, labelled with the version";
@@ -230,6 +231,8 @@ pub struct Metrics {
     pub access_pending: Gauge,
     /// See `iotflow_status_devices_written_total`.
     pub status_written: Counter,
+    /// See `iotflow_status_devices_swept_total`.
+    pub status_swept: Counter,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -303,6 +306,7 @@ impl Metrics {
             access_alarm: gauge(&recorder, ACCESS_ALARM, &[]),
             access_pending: gauge(&recorder, ACCESS_PENDING, &[]),
             status_written: counter(&recorder, STATUS_WRITTEN, &[]),
+            status_swept: counter(&recorder, STATUS_SWEPT, &[]),
             handle: recorder.handle(),
             rendering: Mutex::new(()),
             recorder,

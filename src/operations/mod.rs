@@ -4,6 +4,18 @@
 //! api, cli ──► operations ──► devices (rows) + identity (credentials, audit) ──► PostgreSQL ──► access, courier
 //! ```
 
+pub mod devices;
+
+pub mod credentials;
+
+pub mod groups;
+
+pub mod configs;
+
+pub mod bulk;
+
+pub mod messages;
+
 pub mod telemetry;
 
 pub mod dead_letters;

@@ -6,5 +6,6 @@ mod support;
 mod authorisation;
 mod document;
 mod door;
+mod messages;
 mod topics;
 mod trial;

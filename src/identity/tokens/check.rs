@@ -5,9 +5,9 @@
 
 use tokio_postgres::{Error, GenericClient};
 
-use super::spelling;
-use super::{COLUMNS, State, Token, token};
+use super::{COLUMNS, PREFIX, State, Token, token};
 use crate::identity::principal::{Means, Principal};
+use crate::identity::spelling;
 
 /// Why a token is not taken. It never repeats the token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -68,7 +68,7 @@ pub async fn look_up(client: &impl GenericClient, presented: &str) -> Result<Tok
 const IS_NEWS: &str = "coalesce(last_used_at < now() - interval '1 minute', true)";
 
 async fn find(client: &impl GenericClient, presented: &str) -> Result<(Token, bool), VerifyError> {
-    let random = spelling::read(presented).ok_or(Refusal::Malformed)?;
+    let random = spelling::read(PREFIX, presented).ok_or(Refusal::Malformed)?;
     let statement = format!("SELECT {COLUMNS}, {IS_NEWS} AS is_news FROM api_tokens WHERE hash = $1");
     let row = client.query_opt(&statement, &[&spelling::hash(&random).as_slice()]).await?;
     let row = row.ok_or(Refusal::Unknown)?;

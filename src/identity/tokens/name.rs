@@ -4,7 +4,7 @@ use std::fmt;
 
 use uuid::Uuid;
 
-use super::spelling::PREFIX;
+use super::PREFIX;
 
 const MAX_BYTES: usize = 64;
 
@@ -91,7 +91,7 @@ impl fmt::Display for Which {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::tokens::spelling;
+    use crate::identity::spelling;
 
     #[test]
     fn the_grammar_of_names_is_exact() {
@@ -112,7 +112,7 @@ mod tests {
             assert_eq!(TokenName::parse(&text), Err(BadName::Uuid));
             assert_eq!(Which::parse(&text), Ok(Which::Id(id)));
         }
-        let token = spelling::spell(&[7; 32]);
+        let token = spelling::spell(PREFIX, &[7; 32]);
         let refused = Which::parse(token.reveal()).expect_err("a token is no name");
         assert_eq!(refused, BadName::Token);
         assert!(!refused.to_string().contains(token.reveal()));

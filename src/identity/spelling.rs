@@ -1,9 +1,9 @@
-//! A token as text, and the hash by which the table knows it.
+//! A token or a device's key as text, and the hash by which its table knows it.
 //!
-//! A token is `iotflow_` and 48 characters of base64url: 256 random bits and a checksum of 32, by which a typing error is told
-//! without asking the database. The prefix is for those who search files for secrets that leaked.
+//! Each is a prefix and 48 characters of base64url: 256 random bits and a checksum of 32, by which a typing error is told
+//! without asking the database. The prefix tells the two apart, and is for those who search files for secrets that leaked.
 //!
-//! The table holds the SHA-256 of the random bits. A slow, salted hash makes guessing dear where there is something to guess;
+//! The tables hold the SHA-256 of the random bits. A slow, salted hash makes guessing dear where there is something to guess;
 //! nobody guesses 256 bits, and a fast hash keeps every request cheap.
 
 use base64::Engine as _;
@@ -13,14 +13,16 @@ use sha2::{Digest as _, Sha256};
 use crate::observe::secret::Secret;
 
 /// What every token begins with.
-pub const PREFIX: &str = concat!(env!("CARGO_PKG_NAME"), "_");
+pub const TOKEN_PREFIX: &str = concat!(env!("CARGO_PKG_NAME"), "_");
+/// What every key of a device begins with.
+pub const KEY_PREFIX: &str = "iotk_";
 
 const RANDOM_BYTES: usize = 32;
 const CHECKSUM_BYTES: usize = 4;
 /// 36 bytes are 48 characters of base64 without a rest, so that each token has one spelling.
 const TOKEN_BYTES: usize = RANDOM_BYTES + CHECKSUM_BYTES;
 
-/// What makes a token a secret.
+/// What makes it a secret.
 pub(super) type Random = [u8; RANDOM_BYTES];
 
 pub(super) fn random() -> Result<Random, getrandom::Error> {
@@ -33,16 +35,16 @@ pub(super) fn hash(random: &Random) -> [u8; 32] {
     Sha256::digest(random).into()
 }
 
-pub(super) fn spell(random: &Random) -> Secret {
+pub(super) fn spell(prefix: &str, random: &Random) -> Secret {
     let mut bytes = [0; TOKEN_BYTES];
     bytes[..RANDOM_BYTES].copy_from_slice(random);
     bytes[RANDOM_BYTES..].copy_from_slice(&hash(random)[..CHECKSUM_BYTES]);
-    Secret::new(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)))
+    Secret::new(format!("{prefix}{}", URL_SAFE_NO_PAD.encode(bytes)))
 }
 
-/// The random bits of a token, and `None` for what is not spelt as one.
-pub(super) fn read(text: &str) -> Option<Random> {
-    let encoded = text.strip_prefix(PREFIX)?;
+/// The random bits of what is spelt with this prefix, and `None` for what is not.
+pub(super) fn read(prefix: &str, text: &str) -> Option<Random> {
+    let encoded = text.strip_prefix(prefix)?;
     let mut bytes = [0; TOKEN_BYTES];
     // A longer text does not fit, a shorter one leaves bytes over: each is no token.
     let length = URL_SAFE_NO_PAD.decode_slice(encoded, &mut bytes).ok()?;
@@ -57,31 +59,39 @@ mod tests {
 
     #[test]
     fn a_token_looks_like_one() {
-        let token = spell(&[0xa5; RANDOM_BYTES]);
-        assert_eq!(token.reveal().len(), PREFIX.len() + 48);
+        let token = spell(TOKEN_PREFIX, &[0xa5; RANDOM_BYTES]);
+        assert_eq!(token.reveal().len(), TOKEN_PREFIX.len() + 48);
         assert_eq!(token.reveal().split_once('_').map(|(prefix, _)| prefix), Some("iotflow"));
         assert_ne!(random().expect("randomness"), random().expect("randomness"));
+    }
+
+    #[test]
+    fn a_devices_key_is_no_token() {
+        let key = spell(KEY_PREFIX, &[7; RANDOM_BYTES]);
+        assert_eq!(read(KEY_PREFIX, key.reveal()), Some([7; RANDOM_BYTES]));
+        assert_eq!(read(TOKEN_PREFIX, key.reveal()), None);
+        assert_eq!(read(KEY_PREFIX, spell(TOKEN_PREFIX, &[7; RANDOM_BYTES]).reveal()), None);
     }
 
     proptest! {
         #[test]
         fn a_token_is_read_as_it_was_spelt(random: Random) {
-            prop_assert_eq!(read(spell(&random).reveal()), Some(random));
+            prop_assert_eq!(read(TOKEN_PREFIX, spell(TOKEN_PREFIX, &random).reveal()), Some(random));
         }
 
         #[test]
         fn a_token_with_another_letter_is_none(random: Random, at in 0_usize..56, letter in "[ -~]") {
-            let token = spell(&random);
+            let token = spell(TOKEN_PREFIX, &random);
             let mut changed = token.reveal().to_owned();
             changed.replace_range(at..=at, &letter);
             prop_assume!(changed != token.reveal());
-            prop_assert_eq!(read(&changed), None);
+            prop_assert_eq!(read(TOKEN_PREFIX, &changed), None);
         }
 
         #[test]
         fn no_text_is_too_strange(text in ".*", encoded in "[A-Za-z0-9_=-]{0,60}") {
-            prop_assert_eq!(read(&text), None);
-            prop_assert_eq!(read(&format!("{PREFIX}{encoded}")), None);
+            prop_assert_eq!(read(TOKEN_PREFIX, &text), None);
+            prop_assert_eq!(read(TOKEN_PREFIX, &format!("{TOKEN_PREFIX}{encoded}")), None);
         }
     }
 }

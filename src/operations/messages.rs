@@ -1,0 +1,122 @@
+//! A message that an operator publishes: checked against the topic tree, said, and noted with what became of it.
+
+use tokio_postgres::{Error, GenericClient};
+
+use crate::identity::audit::{self, Act, Action, Actor, Outcome};
+use crate::identity::principal::Role;
+use crate::mqtt::publish::Message;
+use crate::mqtt::publisher::{Answer, Failure, Handle};
+use crate::protocol::channels::{self, Direction};
+use crate::protocol::topic::TopicTree;
+
+/// Why a message was not published.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// It is no topic of any broker.
+    #[error("{0:?} is no topic to publish on: {1}")]
+    Topic(String, String),
+    /// It is outside the tree's base.
+    #[error("{0:?} is not below {1}/, and this service publishes nowhere else")]
+    Outside(String, String),
+    /// Only an admin may.
+    #[error("{0:?} is {1}; publishing there needs the role admin")]
+    Role(String, &'static str),
+    /// What the channel forbids.
+    #[error("messages on {0:?} are never retained: a device would act on an old command each time it connects")]
+    Retained(String),
+    /// The broker did not take it.
+    #[error(transparent)]
+    Broker(#[from] Failure),
+    /// It was published, and could not be noted; or nothing was asked of the broker.
+    #[error("{}", crate::db::error::describe(.0))]
+    Database(#[from] Error),
+}
+
+/// Publishes `message` for `actor`, and writes the audit, whatever the broker said.
+///
+/// # Errors
+/// [`PublishError`].
+pub async fn publish(
+    client: &impl GenericClient,
+    publisher: &Handle,
+    tree: &TopicTree,
+    (actor, role): (&Actor, Role),
+    message: Message,
+) -> Result<Answer, PublishError> {
+    check(tree, role, &message)?;
+    let (topic, qos, retain, bytes) = (message.topic.clone(), message.qos, message.retain, message.payload.len());
+    let answer = publisher.publish(message).await;
+    let outcome = match &answer {
+        Ok(_) => Outcome::Done,
+        Err(Failure::Refused(_)) => Outcome::Refused,
+        Err(_) => Outcome::Failed,
+    };
+    let mut act = Act::new(actor, Action::MessagePublish, &topic, outcome)
+        .with("qos", qos as u8)
+        .with("retain", retain)
+        .with("payload_bytes", bytes);
+    if let Err(failure) = &answer {
+        act = act.with("reason", failure.to_string());
+    }
+    audit::record(client, &act).await?;
+    Ok(answer?)
+}
+
+/// Whether somebody of this role may publish it: operators on the channels of devices and of fleets, admins anywhere in the tree.
+fn check(tree: &TopicTree, role: Role, message: &Message) -> Result<(), PublishError> {
+    let topic = || message.topic.clone();
+    let faults = channels::name_faults(&message.topic);
+    if !faults.is_empty() {
+        return Err(PublishError::Topic(topic().chars().take(100).collect(), faults.join("; ")));
+    }
+    let below = message.topic.strip_prefix(tree.base()).is_some_and(|rest| rest.starts_with('/'));
+    if !below {
+        return Err(PublishError::Outside(topic(), tree.base().to_owned()));
+    }
+    let parsed = channels::parse(tree, &message.topic).ok().map(|parsed| parsed.channel.spec());
+    match parsed {
+        Some(spec) if message.retain && !spec.retain && spec.topic_type == "commands" => return Err(PublishError::Retained(topic())),
+        Some(spec) if spec.direction == Direction::Admin && !role.allows(Role::Admin) => {
+            return Err(PublishError::Role(topic(), "a channel of the service's own"));
+        }
+        None if !role.allows(Role::Admin) => return Err(PublishError::Role(topic(), "no channel of the tree")),
+        _ => {}
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mqtt::publish::{Properties, QoS};
+
+    #[test]
+    fn operators_speak_to_devices_and_admins_everywhere_in_the_tree() {
+        let tree = TopicTree::new("iotflow").expect("a base topic");
+        let judge = |topic: &str, role, retain| {
+            let message = Message {
+                topic: topic.to_owned(),
+                payload: bytes::Bytes::new(),
+                qos: QoS::AtLeastOnce,
+                retain,
+                properties: Properties::default(),
+            };
+            check(&tree, role, &message).map_err(|error| error.to_string())
+        };
+        assert_eq!(judge("iotflow/devices/a/commands/control", Role::Operator, false), Ok(()));
+        assert_eq!(judge("iotflow/devices/a/telemetry", Role::Operator, false), Ok(()));
+        assert_eq!(judge("iotflow/anything/else", Role::Admin, true), Ok(()));
+        for (topic, role, retain, why) in [
+            ("iotflow/devices/a/commands/control", Role::Admin, true, "never retained"),
+            ("iotflow/system/health", Role::Operator, false, "needs the role admin"),
+            ("iotflow/anything", Role::Operator, false, "needs the role admin"),
+            ("other/topic", Role::Admin, false, "not below iotflow/"),
+            ("iotflow", Role::Admin, false, "not below iotflow/"),
+            ("iotflow/+/x", Role::Admin, false, "wildcard"),
+            ("", Role::Admin, false, "empty"),
+        ] {
+            let refused = judge(topic, role, retain).expect_err(topic);
+            assert!(refused.contains(why), "{topic}: {refused}");
+        }
+    }
+}
