@@ -30,11 +30,11 @@ pub(super) mod submit;
 pub(super) use ask::text;
 use ask::{AggregateQuery, EventsQuery, RangeQuery, SpanQuery};
 
-/// The id in the path, and the device's number.
+/// The id in the path, and the device's number. What a deleted device sent can still be read, and deleted.
 async fn device(client: &impl GenericClient, id: &str) -> Result<(DeviceId, i32), Problem> {
     let nowhere = || Problem::new(Kind::NotFound, format!("there is no device {id:?}"));
     let device = DeviceIdRef::parse(id).map_err(|_| nowhere())?;
-    let number = registry::find(client, device).await?.ok_or_else(nowhere)?;
+    let number = registry::find_even_deleted(client, device).await?.ok_or_else(nowhere)?;
     Ok((device.to_owned(), number))
 }
 

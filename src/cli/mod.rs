@@ -12,6 +12,7 @@ use crate::config::{Config, ConfigError, VARIABLES, Variable, environment};
 mod audit;
 mod broker;
 mod database;
+mod dead_letter;
 mod doctor;
 mod health;
 mod installation;
@@ -47,6 +48,7 @@ pub fn command() -> Command {
         .subcommand(with_variables(migrate::command()))
         .subcommand(token::command())
         .subcommand(with_variables(audit::command()))
+        .subcommand(dead_letter::command())
         .subcommand(health::command())
         .subcommand(with_variables(doctor::command()))
         .subcommand(broker::command())
@@ -61,6 +63,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("migrate", matches)) => migrate::run(matches),
         Some(("token", matches)) => token::run(matches),
         Some(("audit", matches)) => audit::run(matches),
+        Some(("dead-letter", matches)) => dead_letter::run(matches),
         Some(("health", matches)) => health::run(matches),
         Some(("doctor", matches)) => doctor::run(matches),
         Some(("broker", matches)) => broker::run(matches),

@@ -1,5 +1,8 @@
 //! What is posted is committed when it is answered, and refused with the reason where it breaks a rule.
 
+use iotflow::devices::registry;
+use iotflow::identity::device_keys::{self, NewKey};
+use iotflow::protocol::id::DeviceIdRef;
 use serde_json::{Value, json};
 
 use super::support::eventually;
@@ -180,4 +183,34 @@ async fn a_stop_waits_for_what_was_taken() {
     let (status, _) = trial.service.terminate().await;
     assert!(status.success(), "{status}");
     assert_eq!(number(&watcher, "SELECT count(*) FROM readings").await, 1);
+}
+
+#[tokio::test]
+async fn a_device_sends_by_its_key_for_itself_alone() {
+    let trial = Trial::start().await;
+    let sql = trial.servers.sql().await;
+    let id = DeviceIdRef::parse("sensor_001").expect("an id");
+    let (number, _) = registry::register(&sql, id).await.expect("it is registered");
+    let key = NewKey::generate().expect("randomness");
+    device_keys::put(&sql, number, &key).await.expect("it is stored");
+    let send = async |path: &str, key: &str| trial.nobody.raw("POST", path, &[("x-api-key", key)], r#"{"a":1}"#).await;
+    assert_eq!(send(DEVICE, key.secret.reveal()).await.ok()["outcome"], "committed");
+    let answer = send("/api/v1/telemetry/sensor_002", key.secret.reveal()).await;
+    assert!(detail(&answer, 403).contains("sensor_001"));
+    let other = NewKey::generate().expect("randomness");
+    for wrong in [other.secret.reveal(), "", "nonsense", "iotk_"] {
+        let answer = send(DEVICE, wrong).await;
+        assert!(!detail(&answer, 401).contains("iotk_"));
+    }
+    // It is for sending, and for nothing else.
+    trial
+        .nobody
+        .call_with("GET", DEVICE, &[("x-api-key", key.secret.reveal())], None)
+        .await
+        .problem(401);
+    trial.nobody.raw("POST", DEVICE, &[], r#"{"a":1}"#).await.problem(401);
+    trial.viewer.raw("POST", DEVICE, &[], r#"{"a":1}"#).await.problem(403);
+    device_keys::set_disabled(&sql, number, true).await.expect("it is shut out");
+    assert!(detail(&send(DEVICE, key.secret.reveal()).await, 403).contains("disabled"));
+    assert_eq!(super::support::judge::number(&sql, "SELECT count(*) FROM readings").await, 1);
 }
