@@ -194,6 +194,11 @@ COMMENT ON COLUMN discovery_requests.issuing_at IS 'When credentials were last m
 COMMENT ON COLUMN discovery_requests.public_key IS 'X25519: whoever asked first with a key is the one who gets the answer, sealed to it.';
 COMMENT ON COLUMN discovery_requests.issued_at IS 'When the broker had taken the answer with the credentials: from then on they are not given again.';
 
+-- Who asks for credentials does so by TLS, unless the user was made for the other way.
+ALTER TABLE broker_users DROP CONSTRAINT broker_users_role_check,
+    ADD CONSTRAINT broker_users_role_check
+        CHECK (role IN ('device', 'admin', 'service', 'fleet', 'provisioning', 'provisioning-plain'));
+
 -- As in V4: who draws dashboards needs neither of these.
 DO $$
 DECLARE

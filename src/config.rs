@@ -11,6 +11,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::api::server::Config as ApiConfig;
+use crate::courier::discovery::Config as DiscoveryConfig;
 use crate::db::config::Config as DbConfig;
 use crate::db::partitions::Config as PartitionsConfig;
 use crate::devices::presence::Config as PresenceConfig;
@@ -55,6 +56,8 @@ pub struct Config {
     pub ingest: IngestConfig,
     /// When a device counts as gone.
     pub presence: PresenceConfig,
+    /// Who gets credentials for the asking.
+    pub discovery: DiscoveryConfig,
     /// The HTTP listener.
     pub api: ApiConfig,
     /// Whose JWTs are taken; nobody's where there is none.
@@ -124,6 +127,7 @@ impl<S: Source> Reader<'_, S> {
             partitions,
             ingest,
             presence,
+            discovery,
             api,
             jwt,
             log,
@@ -169,6 +173,9 @@ impl<S: Source> Reader<'_, S> {
         self.take_span("INGEST_TIME_FUTURE", &mut ingest.time_window.future);
 
         self.take_span("PRESENCE_TIMEOUT", &mut presence.timeout);
+        self.take("DISCOVERY_POLICY", &mut discovery.policy);
+        self.take("DISCOVERY_RATE", &mut discovery.rate_per_minute);
+        self.take("DISCOVERY_MAX_PENDING", &mut discovery.most_pending);
 
         self.take("HOST", &mut api.host);
         self.take("PORT", &mut api.port);
@@ -387,6 +394,7 @@ mod tests {
                 "MQTT_SHARED" => "false",
                 "API_TRUSTED_PROXIES" => "192.0.2.1, ::1",
                 "MQTT_USE_TLS" => "true",
+                "DISCOVERY_POLICY" => "open",
                 _ => "17",
             };
             assert_ne!(read(&[(variable.name, value)]), read(&[]), "{} is not read", variable.name);

@@ -27,7 +27,7 @@ const PEOPLE: &[(&str, Role)] = &[
     ("b", Role::Device),
     ("gone", Role::Device),
     ("ann", Role::Admin),
-    ("newcomer", Role::Provisioning),
+    ("newcomer", Role::ProvisioningPlain),
     ("iotflow", Role::Service),
     ("fleet", Role::Fleet),
 ];
@@ -149,7 +149,7 @@ async fn everybody_receives_what_they_may_and_nothing_else_whatever_they_subscri
 fn last_topic(name: &str, role: Role) -> String {
     match role {
         Role::Service => "iotflow/devices/zz/telemetry/sensors".to_owned(),
-        Role::Provisioning => "iotflow/discovery/response/zz".to_owned(),
+        Role::Provisioning | Role::ProvisioningPlain => "iotflow/discovery/response/zz".to_owned(),
         _ => format!("iotflow/devices/{name}/commands/control"),
     }
 }

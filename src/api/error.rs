@@ -16,6 +16,7 @@ use crate::devices::telemetry::span::{BadMoment, BadSpan};
 use crate::ingest::door;
 use crate::mqtt::publisher::Failure;
 use crate::operations::dead_letters::ReplayError;
+use crate::operations::discovery::DecideError;
 use crate::operations::messages;
 use crate::protocol::reject::Reason;
 
@@ -309,6 +310,18 @@ impl From<messages::PublishError> for Problem {
             E::Outside(..) | E::Role(..) => Kind::Forbidden,
             E::Broker(failure) => return Self::broker(failure),
             E::Database(error) => return Self::database(error),
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<DecideError> for Problem {
+    fn from(error: DecideError) -> Self {
+        let kind = match &error {
+            DecideError::Unknown(_) => Kind::NotFound,
+            DecideError::State { .. } | DecideError::HasCredentials(_) => Kind::Conflict,
+            DecideError::Name(_) => Kind::Unprocessable,
+            DecideError::Database(error) => return Self::database(error),
         };
         Self::new(kind, error.to_string())
     }

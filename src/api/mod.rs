@@ -28,6 +28,7 @@ mod docs;
 mod health;
 mod metrics;
 
+mod discovery;
 mod messages;
 mod mqtt;
 mod topics;

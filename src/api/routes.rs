@@ -9,7 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::state::Desk;
-use super::{admin, audit, dead_letters, docs, health, layers, messages, metrics, mqtt, telemetry, topics};
+use super::{admin, audit, dead_letters, discovery, docs, health, layers, messages, metrics, mqtt, telemetry, topics};
 
 /// Below which everything stands that asks for a credential.
 pub(super) const BASE: &str = "/api/v1";
@@ -45,6 +45,10 @@ fn api() -> OpenApiRouter<Desk> {
         .routes(routes!(messages::subscribe))
         .routes(routes!(messages::events))
         .routes(routes!(messages::unsubscribe))
+        .routes(routes!(discovery::list, discovery::expect))
+        .routes(routes!(discovery::approve))
+        .routes(routes!(discovery::reject))
+        .routes(routes!(discovery::forget))
         .routes(routes!(topics::structure))
         .routes(routes!(topics::validate))
         .routes(routes!(topics::of_device))

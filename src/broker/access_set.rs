@@ -18,13 +18,14 @@ use super::passwords::{self, Hash};
 
 /// The files of a set by name, with whether the broker reads them.
 const PASSWORDS: &str = "passwords";
+const ENCRYPTED: &str = "passwords.encrypted";
 const STAFF: &str = "staff";
 const ACL: &str = "acl";
 const ACL_DEVICES: &str = "acl.devices";
 pub(super) const CANARY: &str = "canary";
 pub(super) const MEMBERS: &str = "members";
 /// The names of a set's files.
-pub const FILES: [&str; 6] = [PASSWORDS, STAFF, ACL, ACL_DEVICES, CANARY, MEMBERS];
+pub const FILES: [&str; 7] = [PASSWORDS, ENCRYPTED, STAFF, ACL, ACL_DEVICES, CANARY, MEMBERS];
 
 /// Who proves that a set is in force: a user that only this set knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +44,7 @@ pub struct Canary {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessSet {
     passwords: String,
+    encrypted: String,
     staff: String,
     acl: String,
     acl_devices: String,
@@ -96,19 +98,21 @@ impl AccessSet {
     #[must_use]
     pub fn render(tree: &TopicTree, members: &[(Member, Option<Hash>)], canary: Canary, canary_hash: &Hash) -> Self {
         let name = Username::parse(&canary.name).expect("the canary's name is of the grammar");
-        let (mut all, mut staff) = (String::new(), String::new());
+        let (mut plain, mut encrypted, mut staff) = (String::new(), String::new(), String::new());
         let enabled = || members.iter().filter(|(member, _)| !member.disabled);
         for (member, hash) in enabled() {
             let Some(hash) = hash else { continue };
             let line = passwords::line(&member.username, hash);
-            all.push_str(&line);
+            encrypted.push_str(&line);
+            if !member.role.is_encrypted_only() {
+                plain.push_str(&line);
+            }
             if member.role.is_staff() {
                 staff.push_str(&line);
             }
         }
         let line = passwords::line(&name, canary_hash);
-        all.push_str(&line);
-        staff.push_str(&line);
+        [&mut plain, &mut encrypted, &mut staff].map(|file| file.push_str(&line));
         let only: Vec<Member> = members.iter().map(|(member, _)| member.clone()).collect();
         let right = Right {
             access: Access::Write,
@@ -116,7 +120,8 @@ impl AccessSet {
         };
         let further = [(canary.name.as_str(), right)];
         Self {
-            passwords: all,
+            passwords: plain,
+            encrypted,
             staff,
             acl: acl::render(tree, &only, Audience::Everybody, &further),
             acl_devices: acl::render(tree, &only, Audience::Devices, &further),
@@ -130,7 +135,7 @@ impl AccessSet {
     /// # Errors
     /// [`AccessSetError::Invalid`]. Mosquitto 2.0 answers a broken access list by granting everything.
     pub fn validate(&self) -> Result<(), AccessSetError> {
-        for (file, text) in [(PASSWORDS, &self.passwords), (STAFF, &self.staff)] {
+        for (file, text) in [(PASSWORDS, &self.passwords), (ENCRYPTED, &self.encrypted), (STAFF, &self.staff)] {
             let mut names = BTreeSet::new();
             check(file, text, |line| {
                 let (name, hash) = line.split_once(':').ok_or("no colon")?;
@@ -156,7 +161,7 @@ impl AccessSet {
     }
 
     /// The files by name.
-    pub(super) fn files(&self) -> [(&'static str, String); 6] {
+    pub(super) fn files(&self) -> [(&'static str, String); 7] {
         let Canary {
             name,
             password,
@@ -167,6 +172,7 @@ impl AccessSet {
         let members = self.members.iter().map(|name| format!("{name}\n")).collect();
         [
             (PASSWORDS, self.passwords.clone()),
+            (ENCRYPTED, self.encrypted.clone()),
             (STAFF, self.staff.clone()),
             (ACL, self.acl.clone()),
             (ACL_DEVICES, self.acl_devices.clone()),

@@ -185,7 +185,8 @@ impl Listener {
         }
         match self.kind {
             Kind::Staff => line("password_file", &path(&access, "staff")),
-            Kind::Plain | Kind::Tls | Kind::WebSockets | Kind::SecureWebSockets => line("password_file", &path(&access, "passwords")),
+            Kind::Plain | Kind::WebSockets => line("password_file", &path(&access, "passwords")),
+            Kind::Tls | Kind::SecureWebSockets => line("password_file", &path(&access, "passwords.encrypted")),
             Kind::MutualTls => {
                 line("cafile", &path(&certs, "ca.pem"));
                 line("crlfile", &path(&certs, "crl.pem"));

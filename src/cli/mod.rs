@@ -13,6 +13,7 @@ mod audit;
 mod broker;
 mod database;
 mod dead_letter;
+mod discovery;
 mod doctor;
 mod health;
 mod installation;
@@ -49,6 +50,7 @@ pub fn command() -> Command {
         .subcommand(token::command())
         .subcommand(with_variables(audit::command()))
         .subcommand(dead_letter::command())
+        .subcommand(discovery::command())
         .subcommand(health::command())
         .subcommand(with_variables(doctor::command()))
         .subcommand(broker::command())
@@ -64,6 +66,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("token", matches)) => token::run(matches),
         Some(("audit", matches)) => audit::run(matches),
         Some(("dead-letter", matches)) => dead_letter::run(matches),
+        Some(("discovery", matches)) => discovery::run(matches),
         Some(("health", matches)) => health::run(matches),
         Some(("doctor", matches)) => doctor::run(matches),
         Some(("broker", matches)) => broker::run(matches),

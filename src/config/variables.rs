@@ -150,6 +150,17 @@ pub const VARIABLES: &[Variable] = &[
         "5m",
         "How long after its last heartbeat a device counts as offline; 0s never",
     ),
+    variable(
+        "DISCOVERY_POLICY",
+        "approval",
+        "Which devices that ask get credentials: off, open (all), approval (an operator decides) or preregistered (those announced)",
+    ),
+    variable(
+        "DISCOVERY_RATE",
+        "120",
+        "Registrations a minute that are looked at; what is above is dropped",
+    ),
+    variable("DISCOVERY_MAX_PENDING", "1000", "Devices that may wait for approval"),
     variable("HOST", "127.0.0.1", "Address of the HTTP listener"),
     variable("PORT", "8080", "Port of the HTTP listener; 0 takes a free one"),
     variable(

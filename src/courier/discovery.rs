@@ -141,11 +141,16 @@ impl Clerk {
                 _ = look.tick() => Ok(()),
             };
             let outcome = match outcome {
-                Ok(()) if self.config.policy != Policy::Off => tokio::select! { () = stop.cancelled() => return, made = self.answer_all() => made },
+                Ok(()) if self.config.policy != Policy::Off => {
+                    tokio::select! { () = stop.cancelled() => return, made = self.answer_all() => made }
+                }
                 other => other,
             };
             if let Err(error) = outcome {
-                warn!(error = format!("{error:#}"), "a registration could not be dealt with; the device asks again");
+                warn!(
+                    error = format!("{error:#}"),
+                    "a registration could not be dealt with; the device asks again"
+                );
             }
         }
     }
@@ -219,7 +224,9 @@ impl Clerk {
     async fn answer_all(&self) -> anyhow::Result<()> {
         loop {
             let mut client = self.pool.get().await?;
-            let Some(made) = discovery::make(&mut **client).await? else { return Ok(()) };
+            let Some(made) = discovery::make(&mut **client).await? else {
+                return Ok(());
+            };
             drop(client);
             self.until_in_force(made.version).await?;
             self.give(&made).await?;
@@ -242,8 +249,13 @@ impl Clerk {
                 discovery::issued(&mut **client, &self.actor, device, made.claimed.public_key.is_some()).await?;
                 info!(device = device.as_str(), "a device was given its credentials");
             }
-            Ok(Answer::NoSubscribers) => info!(device = device.as_str(), "an approved device does not listen; it gets its credentials when it asks again"),
-            Err(failure) => warn!(device = device.as_str(), %failure, "credentials could not be published; the device gets others when it asks again"),
+            Ok(Answer::NoSubscribers) => info!(
+                device = device.as_str(),
+                "an approved device does not listen; it gets its credentials when it asks again"
+            ),
+            Err(failure) => {
+                warn!(device = device.as_str(), %failure, "credentials could not be published; the device gets others when it asks again")
+            }
         }
         Ok(())
     }
@@ -256,7 +268,7 @@ impl Clerk {
         loop {
             look.tick().await;
             let access = Access::read(&**self.pool.get().await?).await?;
-            if access.is_none_or(|access| access.applied >= version) || Instant::now() > deadline {
+            if access.is_none_or(|access| access.applied_version < 0 || access.applied_version >= version) || Instant::now() > deadline {
                 return Ok(());
             }
         }

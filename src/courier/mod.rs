@@ -9,3 +9,5 @@
 pub mod broker;
 
 pub mod tap;
+
+pub mod discovery;

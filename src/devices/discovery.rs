@@ -79,7 +79,8 @@ pub struct Request {
 }
 
 const COLUMNS: &str = "device, state, payload, public_key, attempts, created_at, requested_at, decided_at, decided_by, issued_at, reason";
-const LOCKED: &str = "SELECT device, state, payload, public_key, attempts, created_at, requested_at, decided_at, decided_by, issued_at, reason
+const LOCKED: &str =
+    "SELECT device, state, payload, public_key, attempts, created_at, requested_at, decided_at, decided_by, issued_at, reason
     FROM discovery_requests WHERE device = $1 FOR UPDATE";
 const INSERT: &str = "
     INSERT INTO discovery_requests (device, state, payload, public_key, attempts, requested_at, decided_at, decided_by)
@@ -89,7 +90,8 @@ const ASKED: &str = "
     SET attempts = attempts + 1, requested_at = now(), payload = $3, public_key = coalesce(public_key, $4), state = $2,
         decided_at = CASE WHEN state = 'expected' THEN now() ELSE decided_at END
     WHERE device = $1";
-const EXPECT: &str = "INSERT INTO discovery_requests (device, state, decided_by) VALUES ($1, 'expected', $2) ON CONFLICT (device) DO NOTHING";
+const EXPECT: &str =
+    "INSERT INTO discovery_requests (device, state, decided_by) VALUES ($1, 'expected', $2) ON CONFLICT (device) DO NOTHING";
 const DECIDE: &str = "UPDATE discovery_requests SET state = $2, decided_at = now(), decided_by = $3, reason = $4 WHERE device = $1";
 const FORGET: &str = "DELETE FROM discovery_requests WHERE device = $1";
 const PENDING: &str = "SELECT count(*) FROM discovery_requests WHERE state = 'pending'";
@@ -108,7 +110,12 @@ const ISSUED: &str = "UPDATE discovery_requests SET state = 'issued', issued_at 
 /// # Errors
 /// The database's.
 pub async fn locked(client: &impl GenericClient, device: DeviceIdRef<'_>) -> Result<Option<Request>, Error> {
-    client.query_opt(LOCKED, &[&device.as_str()]).await?.as_ref().map(request).transpose()
+    client
+        .query_opt(LOCKED, &[&device.as_str()])
+        .await?
+        .as_ref()
+        .map(request)
+        .transpose()
 }
 
 /// How many wait for a decision.
@@ -130,7 +137,8 @@ pub async fn insert(
     payload: &Value,
     public_key: Option<&[u8]>,
 ) -> Result<(), Error> {
-    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 5] = [&device.as_str(), &state.as_str(), payload, &public_key, &decided_by];
+    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+        [&device.as_str(), &state.as_str(), payload, &public_key, &decided_by];
     client.execute(INSERT, &parameters).await?;
     Ok(())
 }
@@ -164,10 +172,14 @@ pub async fn expect(client: &impl GenericClient, device: DeviceIdRef<'_>, by: &s
 ///
 /// # Errors
 /// The database's.
-pub async fn decide(client: &impl GenericClient, device: DeviceIdRef<'_>, state: State, by: &str, reason: Option<&str>) -> Result<(), Error> {
-    client
-        .execute(DECIDE, &[&device.as_str(), &state.as_str(), &by, &reason])
-        .await?;
+pub async fn decide(
+    client: &impl GenericClient,
+    device: DeviceIdRef<'_>,
+    state: State,
+    by: &str,
+    reason: Option<&str>,
+) -> Result<(), Error> {
+    client.execute(DECIDE, &[&device.as_str(), &state.as_str(), &by, &reason]).await?;
     Ok(())
 }
 
@@ -195,7 +207,9 @@ pub struct Claimed {
 /// # Errors
 /// The database's.
 pub async fn claim(client: &impl GenericClient) -> Result<Option<Claimed>, Error> {
-    let Some(row) = client.query_opt(CLAIM, &[]).await? else { return Ok(None) };
+    let Some(row) = client.query_opt(CLAIM, &[]).await? else {
+        return Ok(None);
+    };
     Ok(Some(Claimed {
         device: row.try_get(0)?,
         public_key: row.try_get(1)?,

@@ -6,6 +6,7 @@
 //!                                        │ ├──► presence (where it stands, the sweep)
 //!                                        │ └──► bulk (many at once)
 //!                                        ├────► desired (how it is to be set) ──► outbox (what is to be said)
+//!                                        ├────► discovery (who asks for credentials)
 //!                                        └────► telemetry (what they sent, read again), stats (how much of everything)
 //! ```
 
@@ -26,6 +27,8 @@ pub mod presence;
 pub mod outbox;
 
 pub mod desired;
+
+pub mod discovery;
 
 pub mod bulk;
 

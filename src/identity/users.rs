@@ -21,6 +21,7 @@ const INSERT_DEVICES: &str = "
 const TAKEN: &str = "SELECT username FROM broker_users WHERE username = ANY ($1::text[])";
 const SET_PASSWORD: &str = "UPDATE broker_users SET password_hash = $2, changed_at = now() WHERE username = $1";
 const SET_DISABLED: &str = "UPDATE broker_users SET disabled_at = CASE WHEN $2 THEN coalesce(disabled_at, now()) END WHERE username = $1";
+const EXISTS: &str = "SELECT EXISTS (SELECT FROM broker_users WHERE username = $1)";
 const DELETE: &str = "DELETE FROM broker_users WHERE username = $1";
 const GET: &str = "SELECT username, role, password_hash, disabled_at IS NOT NULL FROM broker_users WHERE username = $1";
 const LIST: &str = "
@@ -100,6 +101,22 @@ pub async fn create_devices(client: &impl GenericClient, users: &[(Username, Str
     let (names, hashes): (Vec<&str>, Vec<&str>) = users.iter().map(|(name, hash)| (name.as_str(), hash.as_str())).unzip();
     let rows = client.query(INSERT_DEVICES, &[&names, &hashes]).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Whether there is such a user.
+///
+/// # Errors
+/// The database's.
+pub async fn exists(client: &impl GenericClient, username: &Username) -> Result<bool, Error> {
+    client.query_one(EXISTS, &[&username.as_str()]).await?.try_get(0)
+}
+
+/// The version of who may do what, this transaction's changes included.
+///
+/// # Errors
+/// The database's.
+pub async fn version(client: &impl GenericClient) -> Result<i64, Error> {
+    client.query_one(VERSION, &[]).await?.try_get(0)
 }
 
 /// Those of `names` that are of a user.

@@ -114,7 +114,10 @@ impl Introduction {
             None | Some(Value::Null) => None,
             Some(Value::String(text)) => {
                 let key = STANDARD.decode(text).map_err(|_| BadRequest::Key)?;
-                Some(key).filter(|key| key.len() == PUBLIC_KEY_BYTES).ok_or(BadRequest::Key).map(Some)?
+                Some(key)
+                    .filter(|key| key.len() == PUBLIC_KEY_BYTES)
+                    .ok_or(BadRequest::Key)
+                    .map(Some)?
             }
             Some(_) => return Err(BadRequest::Key),
         };
@@ -181,7 +184,13 @@ async fn decide(
     }
 }
 
-async fn again(client: &impl GenericClient, device: DeviceIdRef<'_>, known: &Request, payload: &Value, key: Option<&[u8]>) -> Result<Told, Error> {
+async fn again(
+    client: &impl GenericClient,
+    device: DeviceIdRef<'_>,
+    known: &Request,
+    payload: &Value,
+    key: Option<&[u8]>,
+) -> Result<Told, Error> {
     if known.public_key.is_some() && known.public_key.as_deref() != key {
         return Ok(Told::Rejected("somebody asked for this device before, with another key"));
     }
@@ -234,7 +243,12 @@ pub async fn approve(client: &mut impl GenericClient, actor: &Actor, device: Dev
 ///
 /// # Errors
 /// [`DecideError`].
-pub async fn reject(client: &mut impl GenericClient, actor: &Actor, device: DeviceIdRef<'_>, reason: Option<&str>) -> Result<(), DecideError> {
+pub async fn reject(
+    client: &mut impl GenericClient,
+    actor: &Actor,
+    device: DeviceIdRef<'_>,
+    reason: Option<&str>,
+) -> Result<(), DecideError> {
     settle(client, actor, device, State::Rejected, reason).await
 }
 
@@ -283,7 +297,11 @@ pub async fn expect(client: &mut impl GenericClient, actor: &Actor, device: Devi
     }
     let new = discovery::expect(&transaction, device, actor.name()).await?;
     if new {
-        audit::record(&transaction, &Act::new(actor, Action::DiscoveryExpect, device.as_str(), Outcome::Done)).await?;
+        audit::record(
+            &transaction,
+            &Act::new(actor, Action::DiscoveryExpect, device.as_str(), Outcome::Done),
+        )
+        .await?;
     }
     transaction.commit().await?;
     Ok(new)
@@ -298,7 +316,11 @@ pub async fn forget(client: &mut impl GenericClient, actor: &Actor, device: Devi
     if !discovery::forget(&transaction, device).await? {
         return Err(DecideError::Unknown(device.to_string()));
     }
-    audit::record(&transaction, &Act::new(actor, Action::DiscoveryForget, device.as_str(), Outcome::Done)).await?;
+    audit::record(
+        &transaction,
+        &Act::new(actor, Action::DiscoveryForget, device.as_str(), Outcome::Done),
+    )
+    .await?;
     transaction.commit().await?;
     Ok(())
 }
@@ -341,7 +363,9 @@ pub enum MakeError {
 /// [`MakeError`].
 pub async fn make(client: &mut impl GenericClient) -> Result<Option<Made>, MakeError> {
     let transaction = client.transaction().await?;
-    let Some(claimed) = discovery::claim(&transaction).await? else { return Ok(None) };
+    let Some(claimed) = discovery::claim(&transaction).await? else {
+        return Ok(None);
+    };
     let username = Username::with_password(&claimed.device)?;
     let password = passwords::generate()?;
     let hash = Hash::of_generated(&password)?;

@@ -14,6 +14,8 @@ pub mod configs;
 
 pub mod bulk;
 
+pub mod discovery;
+
 pub mod messages;
 
 pub mod telemetry;

@@ -38,11 +38,19 @@ roles! {
     Service => "service",
     /// A stand-in for a whole fleet, which the simulator and the demonstration need: writes for every device.
     Fleet => "fleet",
-    /// A device that has no credential of its own yet: asks for one.
+    /// A device that has no credential of its own yet: asks for one, by an encrypted connection.
     Provisioning => "provisioning",
+    /// The same, where credentials may go over the wire in the clear: somebody has to ask for that by this name.
+    ProvisioningPlain => "provisioning-plain",
 }
 
 impl Role {
+    /// Whether users of this role may log in where the connection is encrypted, and nowhere else.
+    #[must_use]
+    pub const fn is_encrypted_only(self) -> bool {
+        matches!(self, Self::Provisioning)
+    }
+
     /// Whether users of this role may log in at the staff's listener, where a client id can be chosen freely. Whoever can
     /// choose one can end, and take over, the session of every other client.
     #[must_use]
@@ -59,7 +67,7 @@ impl fmt::Display for Role {
 
 /// No role has this name.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no role; device, admin, service, fleet or provisioning is expected")]
+#[error("{0:?} is no role; device, admin, service, fleet, provisioning or provisioning-plain is expected")]
 pub struct NoSuchRole(String);
 
 impl FromStr for Role {
@@ -140,7 +148,7 @@ pub fn of_role(tree: &TopicTree, role: Role) -> Vec<Right> {
             tree,
             &[(Access::Write, "devices/+/telemetry/#"), (Access::Write, "devices/+/status/#")],
         ),
-        Role::Provisioning => below(
+        Role::Provisioning | Role::ProvisioningPlain => below(
             tree,
             &[(Access::Write, "discovery/register/+"), (Access::Read, "discovery/response/+")],
         ),

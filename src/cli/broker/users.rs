@@ -35,7 +35,7 @@ pub(super) fn commands() -> Vec<Command> {
             Arg::new("role")
                 .long("role")
                 .default_value("device")
-                .help("device, admin, fleet or provisioning: what the user may read and write"),
+                .help("device, admin, fleet, provisioning, or provisioning-plain (without TLS): what the user may read and write"),
         ),
         Command::new("delete-user").about("Remove a user; it is disconnected").arg(user()),
         Command::new("list-users").about("List the users of the broker"),

@@ -53,6 +53,11 @@ actions! {
     TelemetryDelete = "telemetry.delete", "Telemetry and events of a device were deleted.";
     DeadLetterReplay = "deadletter.replay", "A dead letter was published again.";
     DeadLetterPurge = "deadletter.purge", "Dead letters were removed.";
+    DiscoveryExpect = "discovery.expect", "A device was announced.";
+    DiscoveryApprove = "discovery.approve", "A device that asked for credentials was approved.";
+    DiscoveryReject = "discovery.reject", "A device that asked for credentials was rejected.";
+    DiscoveryForget = "discovery.forget", "A device's request for credentials was forgotten.";
+    DiscoveryIssue = "discovery.issue", "A device was given its credentials.";
     CertificateIssue = "certificate.issue", "A certificate was issued.";
     CertificateRenew = "certificate.renew", "A certificate was renewed.";
     CertificateRevoke = "certificate.revoke", "A certificate was revoked.";
