@@ -11,8 +11,9 @@ use tracing::error;
 use utoipa::ToSchema;
 
 use crate::courier::tap::TapError;
-use crate::devices::telemetry::aggregate::{AggregateError, BadAggregation};
+use crate::devices::telemetry::aggregate::AggregateError;
 use crate::devices::telemetry::span::{BadMoment, BadSpan};
+use crate::devices::telemetry::window::BadAggregation;
 use crate::ingest::door;
 use crate::mqtt::publisher::Failure;
 use crate::operations::dead_letters::ReplayError;

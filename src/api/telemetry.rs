@@ -7,11 +7,12 @@ use tokio_postgres::GenericClient;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::devices::registry;
-use crate::devices::telemetry::aggregate::{self, Aggregation, Function, Series};
+use crate::devices::telemetry::aggregate::{self, Series};
 use crate::devices::telemetry::delete::Deleted;
 use crate::devices::telemetry::events::{Event, events};
 use crate::devices::telemetry::latest::{self, Latest, Member};
 use crate::devices::telemetry::range::{Message, Wanted, messages};
+use crate::devices::telemetry::window::{Aggregation, Function};
 use crate::operations;
 use crate::protocol::id::{DeviceId, DeviceIdRef, GroupId};
 

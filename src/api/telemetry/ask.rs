@@ -3,9 +3,9 @@
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use crate::devices::telemetry::aggregate::{Aggregation, Fill, Function, MAX_METRICS, window};
 use crate::devices::telemetry::range::Order;
 use crate::devices::telemetry::span::{Span, moment};
+use crate::devices::telemetry::window::{Aggregation, Fill, Function, MAX_METRICS, window};
 use crate::protocol::payload::MAX_METRIC_NAME_BYTES;
 
 use super::super::error::{Kind, Problem};
