@@ -98,12 +98,15 @@ CREATE TABLE commands (
     created_at      timestamptz NOT NULL DEFAULT now(),
     created_by      text NOT NULL,
     expires_at      timestamptz NOT NULL,
-    idempotency_key text CHECK (length(idempotency_key) BETWEEN 1 AND 255)
+    idempotency_key text CHECK (length(idempotency_key) BETWEEN 1 AND 255),
+    has_news        boolean NOT NULL DEFAULT false
 );
 CREATE INDEX commands_by_time ON commands (created_at, command_id);
 CREATE INDEX commands_by_group ON commands (group_id, created_at) WHERE group_id IS NOT NULL;
+CREATE INDEX commands_with_news ON commands (command_id) WHERE has_news;
 CREATE UNIQUE INDEX commands_by_idempotency_key ON commands (created_by, idempotency_key) WHERE idempotency_key IS NOT NULL;
 COMMENT ON COLUMN commands.group_id IS 'The group, for a command to a fleet. History outlives the group.';
+COMMENT ON COLUMN commands.has_news IS 'A command to a group of which more is known than fleet/status/{group_id} says.';
 COMMENT ON COLUMN commands.parameters IS 'json and not jsonb: the device gets it as it was given, to the byte.';
 
 CREATE TABLE command_deliveries (
@@ -113,6 +116,7 @@ CREATE TABLE command_deliveries (
     state        text NOT NULL DEFAULT 'queued'
                  CHECK (state IN ('queued', 'sent', 'delivered', 'accepted', 'progress', 'completed', 'failed', 'expired', 'cancelled')),
     by_group     boolean NOT NULL DEFAULT false,
+    held         boolean NOT NULL DEFAULT false,
     not_before   timestamptz,
     packet_id    integer CHECK (packet_id BETWEEN 1 AND 65535),
     expires_at   timestamptz NOT NULL,
@@ -129,13 +133,16 @@ CREATE TABLE command_deliveries (
 ) WITH (fillfactor = 70);
 CREATE UNIQUE INDEX command_deliveries_to_group ON command_deliveries (command_id) WHERE device_id IS NULL;
 CREATE INDEX command_deliveries_of_device ON command_deliveries (device_id, seq);
-CREATE INDEX command_deliveries_queued ON command_deliveries (seq) WHERE state = 'queued';
-CREATE INDEX command_deliveries_under_way ON command_deliveries (packet_id) WHERE packet_id IS NOT NULL;
+CREATE INDEX command_deliveries_due ON command_deliveries (seq) WHERE state = 'queued' AND packet_id IS NULL AND NOT held AND NOT by_group;
+CREATE INDEX command_deliveries_waiting ON command_deliveries (device_id, seq) WHERE state = 'queued' AND packet_id IS NULL AND NOT by_group;
+CREATE INDEX command_deliveries_by_group ON command_deliveries (command_id) WHERE state = 'queued' AND by_group;
+CREATE UNIQUE INDEX command_deliveries_under_way ON command_deliveries (packet_id) WHERE packet_id IS NOT NULL;
 CREATE INDEX command_deliveries_open ON command_deliveries (expires_at)
     WHERE state IN ('queued', 'sent', 'delivered', 'accepted', 'progress');
 COMMENT ON COLUMN command_deliveries.seq IS 'The order in which a device gets its commands.';
 COMMENT ON COLUMN command_deliveries.device_id IS 'NULL is the one publish on the group''s own topic.';
-COMMENT ON COLUMN command_deliveries.by_group IS 'The device gets it by the group''s topic; a copy of its own goes only to one that was offline then.';
+COMMENT ON COLUMN command_deliveries.by_group IS 'The device gets it by the group''s topic. Taken back for one that was offline when that was published: it gets a copy of its own.';
+COMMENT ON COLUMN command_deliveries.held IS 'The device is offline: it waits until the device is back.';
 COMMENT ON COLUMN command_deliveries.packet_id IS 'The QoS 2 packet under way at the broker. Written before the packet is, so that after a crash the same packet goes on.';
 COMMENT ON COLUMN command_deliveries.sent_at IS 'When the broker said that it has it (PUBREC). Written before PUBREL is.';
 COMMENT ON COLUMN command_deliveries.delivered_at IS 'When the device was first heard to have it: MQTT tells a publisher nothing of that, its answer does.';
@@ -160,6 +167,39 @@ END
 $$;
 CREATE TRIGGER courier_is_wanted AFTER INSERT ON command_deliveries FOR EACH STATEMENT EXECUTE FUNCTION courier_is_wanted();
 CREATE TRIGGER courier_is_wanted AFTER INSERT ON outbox FOR EACH STATEMENT EXECUTE FUNCTION courier_is_wanted();
+
+-- A device that is back gets what was held for it. Its session at the broker may bring it what was published to its group
+-- meanwhile, so a copy of that waits until it would have answered.
+CREATE FUNCTION device_is_back() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE command_deliveries d
+    SET held = false, not_before = CASE WHEN c.group_id IS NULL THEN NULL ELSE now() + interval '5 seconds' END
+    FROM commands c
+    WHERE d.device_id = NEW.device_id AND d.held AND d.state = 'queued' AND d.packet_id IS NULL AND NOT d.by_group
+      AND c.command_id = d.command_id;
+    IF FOUND THEN
+        PERFORM pg_notify('courier', '');
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER device_is_back AFTER UPDATE OF status ON device_status FOR EACH ROW
+    WHEN (NEW.status = 'online' AND OLD.status = 'offline') EXECUTE FUNCTION device_is_back();
+-- Its row was deleted meanwhile.
+CREATE TRIGGER device_is_there AFTER INSERT ON device_status FOR EACH ROW
+    WHEN (NEW.status = 'online') EXECUTE FUNCTION device_is_back();
+
+-- Whoever moves a delivery on: the group's status is to say so.
+CREATE FUNCTION group_command_has_news() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE commands c SET has_news = true
+    FROM (SELECT DISTINCT command_id FROM changed) AS changed
+    WHERE c.command_id = changed.command_id AND c.group_id IS NOT NULL AND NOT c.has_news;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER group_command_has_news AFTER UPDATE ON command_deliveries
+    REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION group_command_has_news();
 
 CREATE TABLE device_configs (
     device_id        integer PRIMARY KEY REFERENCES devices ON DELETE CASCADE,

@@ -16,8 +16,9 @@ use crate::access::state::State as Access;
 use crate::api::server;
 use crate::api::state::Parts;
 use crate::config::Config;
-use crate::courier;
+use crate::courier::discovery::Clerk;
 use crate::courier::tap::Taps;
+use crate::courier::{self, session};
 use crate::db::error::describe;
 use crate::db::flavour::Flavour;
 use crate::db::lease::{Lease, Seeker};
@@ -35,7 +36,7 @@ use crate::ingest::sessions::{self, Session};
 use crate::ingest::subscribe::{Outlet, Purpose, Subscriber};
 use crate::lifecycle::readiness::Readiness;
 use crate::lifecycle::tasks::Tasks;
-use crate::mqtt::publisher::Publisher;
+use crate::mqtt::publisher::{Handle, Publisher};
 use crate::observe::accounting::Accounting;
 use crate::observe::metrics::Metrics;
 use crate::protocol::time;
@@ -49,6 +50,8 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 const ACCESS_EVERY: Duration = Duration::from_secs(5);
 /// How often it is looked who stopped sending heartbeats.
 const PRESENCE_EVERY: Duration = Duration::from_secs(5);
+/// Connections to the database of whoever looks after registrations.
+const CLERKS_CONNECTIONS: usize = 2;
 /// The longest that a statement of a request may take.
 const STATEMENT_WITHIN: Duration = Duration::from_secs(30);
 /// Between the first attempts at two slots, so that the second knows whether the first was taken.
@@ -189,7 +192,7 @@ impl App {
         drop(telemetry.set(by_http));
         let receipts = config.ingest.receipts.then(|| {
             let (outbox, inbox) = Outbox::new(Arc::clone(&metrics));
-            tasks.spawn("receipts", receipts::run(inbox, handle, Arc::clone(&metrics)));
+            tasks.spawn("receipts", receipts::run(inbox, handle.clone(), Arc::clone(&metrics)));
             outbox
         });
         let receipts = receipts
@@ -221,6 +224,7 @@ impl App {
                 (SLOT_STAGGER * u32::try_from(index).unwrap_or(0), &slots_held),
             )?;
         }
+        app.start_courier(&config, handle)?;
         app.start_presence(&store, config.presence.timeout);
         app.start_housekeeping(store, pipeline.gauges);
         startup.ready("every part was started");
@@ -325,6 +329,41 @@ impl App {
             if retiring && !stop.is_cancelled() && let Err(error) = sessions::forget(&store.pool, &session).await {
                 warn!(%error, client_id = session.client_id, "the ended session could not be struck off the record");
             }
+            lease_end.cancel();
+        });
+        Ok(())
+    }
+
+    fn start_courier(&self, config: &Config, publisher: Handle) -> anyhow::Result<()> {
+        let tree = TopicTree::new(&config.ingest.base_topic)?;
+        let clerks_pool = pool::pool(&config.db, "discovery", CLERKS_CONNECTIONS)?;
+        let dropped = self.metrics.discovery_dropped.clone();
+        let (clerk, registrations) = Clerk::new(config.discovery, tree.clone(), clerks_pool, publisher, dropped);
+        self.tasks.spawn("discovery", clerk.run(self.tasks.stop_token()));
+        let (state, lease) = watch::channel(Lease::Sought);
+        let seeker = Seeker {
+            config: config.db.clone(),
+            name: session::client_id(&config.ingest.group),
+            delay: Duration::ZERO,
+            burden: Arc::default(),
+            state,
+        };
+        let parts = session::Parts {
+            mqtt: config.mqtt.clone(),
+            db: config.db.clone(),
+            tree,
+            registrations,
+            lease,
+            latch: self.readiness.latch("broker/courier"),
+            metrics: Arc::clone(&self.metrics),
+            stop: self.tasks.stop_token(),
+        };
+        let courier = session::Courier::new(&config.ingest.group, parts)?;
+        // Kept until the session has taken its leave, and not counted among what must end first.
+        let lease_end = self.leases.child_token();
+        tokio::spawn(seeker.run(lease_end.clone()));
+        self.tasks.spawn(session::NAME, async move {
+            courier.run().await;
             lease_end.cancel();
         });
         Ok(())

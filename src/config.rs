@@ -182,6 +182,7 @@ impl<S: Source> Reader<'_, S> {
         self.take("API_CONNECTIONS", &mut api.connections);
         self.take("API_RATE", &mut api.rate);
         self.take("API_MAX_BODY_BYTES", &mut api.max_body_bytes);
+        self.take("API_BROKER_URLS", &mut api.broker_urls);
         self.take("API_MAX_CONNECTIONS", &mut api.max_connections);
         self.take_span("API_TIMEOUT", &mut api.timeout);
         self.trusted_proxies(&mut api.trusted_proxies);

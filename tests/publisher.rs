@@ -15,7 +15,7 @@ use rumqttc::v5::mqttbytes::v5::{ConnAckProperties, Packet, PubAck, PubComp, Pub
 
 use support::fake_broker::{FakeBroker, Peer};
 use support::person::{Person, login};
-use support::servers::{FLEET, PASSWORD, SERVICE, Servers};
+use support::servers::{PASSWORD, SERVICE, Servers};
 use support::{PATIENCE, eventually};
 
 fn publisher(config: &Config) -> (Handle, Tasks, Readiness) {
@@ -46,14 +46,14 @@ async fn every_quality_arrives_and_is_answered() {
         handle.publish(message(topic, QoS::AtLeastOnce, "nobody")).await,
         Ok(Answer::NoSubscribers)
     );
-    let mut fleet = Person::connect(&login(servers.mqtt_port, Some((FLEET, PASSWORD))), "pump")
+    let mut pump = Person::connect(&login(servers.mqtt_port, Some((SERVICE, PASSWORD))), "pump")
         .await
         .expect("it may");
-    fleet.subscribe(&["iotflow/devices/pump/commands/#"]).await;
+    pump.subscribe(&["iotflow/devices/pump/commands/#"]).await;
     for qos in ALL {
         let answer = handle.publish(message(topic, qos, &format!("{qos:?}"))).await;
         assert_eq!(answer, Ok(Answer::Taken), "{qos:?}");
-        fleet.receive_until(&format!("{qos:?}")).await;
+        pump.receive_until(&format!("{qos:?}")).await;
     }
     let refused = handle.publish(message("somewhere/else", QoS::AtLeastOnce, "x")).await;
     assert_eq!(refused, Err(Failure::Refused(ReasonCode::NOT_AUTHORIZED)));

@@ -11,14 +11,24 @@ use tracing::error;
 use utoipa::ToSchema;
 
 use crate::courier::tap::TapError;
+use crate::devices::desired::{BadConfig, DesiredError};
+use crate::devices::groups::GroupError;
+use crate::devices::label::BadLabel;
+use crate::devices::patch::BadPatch;
+use crate::devices::registry::RegistryError;
 use crate::devices::telemetry::aggregate::AggregateError;
 use crate::devices::telemetry::span::{BadMoment, BadSpan};
 use crate::devices::telemetry::window::BadAggregation;
+use crate::identity::users::UserError;
 use crate::ingest::door;
 use crate::mqtt::publisher::Failure;
+use crate::operations::bulk::ImportError;
+use crate::operations::credentials::CredentialError;
 use crate::operations::dead_letters::ReplayError;
+use crate::operations::devices::DeviceError;
 use crate::operations::discovery::DecideError;
 use crate::operations::messages;
+use crate::protocol::id::BadGroupId;
 use crate::protocol::reject::Reason;
 
 /// What kind of refusal it is. The name is stable: programs tell problems apart by it.
@@ -337,3 +347,100 @@ impl From<TapError> for Problem {
         }
     }
 }
+
+impl From<RegistryError> for Problem {
+    fn from(error: RegistryError) -> Self {
+        let kind = match &error {
+            RegistryError::Unknown(_) => Kind::NotFound,
+            RegistryError::Exists(_) => Kind::Conflict,
+            RegistryError::Revision { .. } => Kind::PreconditionFailed,
+            RegistryError::Label(_) => Kind::Unprocessable,
+            RegistryError::Database(error) => return Self::database(error),
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<GroupError> for Problem {
+    fn from(error: GroupError) -> Self {
+        let kind = match &error {
+            GroupError::Unknown(_) => Kind::NotFound,
+            GroupError::Exists(_) | GroupError::Dynamic(_) => Kind::Conflict,
+            GroupError::Revision { .. } => Kind::PreconditionFailed,
+            GroupError::NoDevice(_) | GroupError::TooMany(_) | GroupError::Label(_) => Kind::Unprocessable,
+            GroupError::Database(error) => return Self::database(error),
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<UserError> for Problem {
+    fn from(error: UserError) -> Self {
+        let kind = match &error {
+            UserError::Exists(_) => Kind::Conflict,
+            UserError::Unknown(_) => Kind::NotFound,
+            UserError::Reserved(_) => Kind::Unprocessable,
+            UserError::Stored(_) => return Self::internal(&error),
+            UserError::Database(error) => return Self::database(error),
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<CredentialError> for Problem {
+    fn from(error: CredentialError) -> Self {
+        match error {
+            CredentialError::Device(error) => error.into(),
+            CredentialError::User(error) => error.into(),
+            CredentialError::Username(_) | CredentialError::Nothing => Self::new(Kind::Unprocessable, error.to_string()),
+            CredentialError::Randomness(_) => Self::internal(&error),
+            CredentialError::Database(error) => Self::database(&error),
+        }
+    }
+}
+
+impl From<DeviceError> for Problem {
+    fn from(error: DeviceError) -> Self {
+        match error {
+            DeviceError::Registry(error) => error.into(),
+            DeviceError::Group(error) => error.into(),
+            DeviceError::Credentials(error) => error.into(),
+            DeviceError::NoCredentials(_) => Self::new(Kind::Conflict, error.to_string()),
+            DeviceError::Groups(_) => Self::new(Kind::Unprocessable, error.to_string()),
+            DeviceError::Database(error) => Self::database(&error),
+        }
+    }
+}
+
+impl From<DesiredError> for Problem {
+    fn from(error: DesiredError) -> Self {
+        match error {
+            DesiredError::Device(error) => error.into(),
+            DesiredError::Version { .. } => Self::new(Kind::PreconditionFailed, error.to_string()),
+            DesiredError::Database(error) => Self::database(&error),
+        }
+    }
+}
+
+impl From<ImportError> for Problem {
+    fn from(error: ImportError) -> Self {
+        match error {
+            ImportError::File(_) => Self::new(Kind::Unprocessable, error.to_string()),
+            ImportError::Randomness(_) => Self::internal(&error),
+            ImportError::User(error) => error.into(),
+            ImportError::Database(error) => Self::database(&error),
+        }
+    }
+}
+
+macro_rules! unprocessable {
+    ($($error:ty),+) => {
+        $(impl From<$error> for Problem {
+            fn from(error: $error) -> Self {
+                Self::new(Kind::Unprocessable, error.to_string())
+            }
+        })+
+    };
+}
+
+unprocessable!(BadPatch, BadLabel, BadConfig, BadGroupId);

@@ -23,6 +23,7 @@ mod answer;
 mod error;
 mod extract;
 mod page;
+mod precondition;
 
 mod docs;
 mod health;
@@ -32,6 +33,12 @@ mod discovery;
 mod messages;
 mod mqtt;
 mod topics;
+
+mod bulk;
+mod configs;
+mod credentials;
+mod devices;
+mod groups;
 
 mod telemetry;
 

@@ -5,11 +5,14 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
 use utoipa_axum::routes;
 
 use super::state::Desk;
-use super::{admin, audit, dead_letters, discovery, docs, health, layers, messages, metrics, mqtt, telemetry, topics};
+use super::{
+    admin, audit, bulk, configs, credentials, dead_letters, devices, discovery, docs, groups, health, layers, messages, metrics, mqtt,
+    telemetry, topics,
+};
 
 /// Below which everything stands that asks for a credential.
 pub(super) const BASE: &str = "/api/v1";
@@ -52,6 +55,22 @@ fn api() -> OpenApiRouter<Desk> {
         .routes(routes!(topics::structure))
         .routes(routes!(topics::validate))
         .routes(routes!(topics::of_device))
+        // Devices.
+        .routes(routes!(devices::register, devices::list))
+        .routes(routes!(bulk::import).layer(DefaultBodyLimit::max(bulk::MAX_BODY_BYTES)))
+        .routes(routes!(bulk::export))
+        .routes(routes!(devices::get, devices::update, devices::delete))
+        .routes(routes!(devices::enable))
+        .routes(routes!(devices::disable))
+        .routes(routes!(devices::presence))
+        .routes(routes!(credentials::rotate))
+        .routes(routes!(credentials::revoke))
+        .routes(routes!(credentials::of_mqtt))
+        .routes(routes!(configs::get, configs::set, configs::delete))
+        // Groups.
+        .routes(routes!(groups::create, groups::list))
+        .routes(routes!(groups::get, groups::update, groups::delete))
+        .routes(routes!(groups::members, groups::add, groups::remove))
         // What devices send.
         .routes(routes!(telemetry::submit::submit, telemetry::range, telemetry::delete))
         .routes(routes!(telemetry::of_events))

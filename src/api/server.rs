@@ -46,6 +46,34 @@ pub struct Config {
     pub max_connections: usize,
     /// Proxies whose X-Forwarded-For is believed.
     pub trusted_proxies: Vec<IpAddr>,
+    /// Where devices reach the broker, as they are told; where we reach it, where nothing is said.
+    pub broker_urls: BrokerUrls,
+}
+
+/// Addresses of the broker, such as `mqtts://broker.example.org:8883`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BrokerUrls(pub Vec<String>);
+
+/// Why a text is no list of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "addresses such as mqtts://broker.example.org:8883 are expected, parted by commas; the schemes are mqtt, mqtts, ws and wss, and none holds a password"
+)]
+pub struct BadBrokerUrls;
+
+impl std::str::FromStr for BrokerUrls {
+    type Err = BadBrokerUrls;
+
+    fn from_str(text: &str) -> Result<Self, BadBrokerUrls> {
+        let url = |url: &str| {
+            let url = url.trim();
+            let (scheme, rest) = url.split_once("://").ok_or(BadBrokerUrls)?;
+            let known = ["mqtt", "mqtts", "ws", "wss"].contains(&scheme);
+            let plain = !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'@');
+            if known && plain { Ok(url.to_owned()) } else { Err(BadBrokerUrls) }
+        };
+        text.split(',').map(url).collect::<Result<_, _>>().map(Self)
+    }
 }
 
 impl Default for Config {
@@ -60,6 +88,7 @@ impl Default for Config {
             timeout: Duration::from_secs(75),
             max_connections: 1_024,
             trusted_proxies: Vec::new(),
+            broker_urls: BrokerUrls::default(),
         }
     }
 }

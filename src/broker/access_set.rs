@@ -112,7 +112,9 @@ impl AccessSet {
             }
         }
         let line = passwords::line(&name, canary_hash);
-        [&mut plain, &mut encrypted, &mut staff].map(|file| file.push_str(&line));
+        for file in [&mut plain, &mut encrypted, &mut staff] {
+            file.push_str(&line);
+        }
         let only: Vec<Member> = members.iter().map(|(member, _)| member.clone()).collect();
         let right = Right {
             access: Access::Write,

@@ -11,10 +11,13 @@ use crate::config::{Config, ConfigError, VARIABLES, Variable, environment};
 
 mod audit;
 mod broker;
+mod completions;
 mod database;
 mod dead_letter;
+mod device;
 mod discovery;
 mod doctor;
+mod group;
 mod health;
 mod installation;
 mod migrate;
@@ -47,6 +50,8 @@ pub fn command() -> Command {
         .subcommand(with_variables(serve::command()))
         .subcommand(with_variables(up::command()))
         .subcommand(with_variables(migrate::command()))
+        .subcommand(device::command())
+        .subcommand(group::command())
         .subcommand(token::command())
         .subcommand(with_variables(audit::command()))
         .subcommand(dead_letter::command())
@@ -54,6 +59,7 @@ pub fn command() -> Command {
         .subcommand(health::command())
         .subcommand(with_variables(doctor::command()))
         .subcommand(broker::command())
+        .subcommand(completions::command())
 }
 
 /// Runs what `arguments` say.
@@ -63,6 +69,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("serve", matches)) => serve::run(matches),
         Some(("up", matches)) => up::run(matches),
         Some(("migrate", matches)) => migrate::run(matches),
+        Some(("device", matches)) => device::run(matches),
+        Some(("group", matches)) => group::run(matches),
         Some(("token", matches)) => token::run(matches),
         Some(("audit", matches)) => audit::run(matches),
         Some(("dead-letter", matches)) => dead_letter::run(matches),
@@ -70,6 +78,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("health", matches)) => health::run(matches),
         Some(("doctor", matches)) => doctor::run(matches),
         Some(("broker", matches)) => broker::run(matches),
+        Some(("completions", matches)) => completions::run(matches),
         _ => unreachable!("clap demands one of the above"),
     };
     outcome.unwrap_or_else(|error| {

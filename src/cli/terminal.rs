@@ -46,6 +46,12 @@ pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
     table
 }
 
+/// Says why an act was not done; it ran, and something is wrong.
+pub(super) fn refused(error: &anyhow::Error) -> std::process::ExitCode {
+    eprintln!("iotflow: {}", printable(&super::sentence(error)));
+    std::process::ExitCode::from(super::EXIT_FAILED)
+}
+
 /// A time as people and machines read it.
 pub(super) fn moment(micros: i64) -> String {
     jiff::Timestamp::from_microsecond(micros)

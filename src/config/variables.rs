@@ -174,6 +174,11 @@ pub const VARIABLES: &[Variable] = &[
         "Requests a second that one caller may make, twice as many at once; 0 limits nothing",
     ),
     variable("API_MAX_BODY_BYTES", "2097152", "Largest body of an HTTP request"),
+    variable(
+        "API_BROKER_URLS",
+        "<where the service reaches it>",
+        "Where devices reach the broker, as they are told: addresses such as mqtts://broker.example.org:8883, parted by commas",
+    ),
     variable("API_MAX_CONNECTIONS", "1024", "HTTP connections at once; further ones wait"),
     variable(
         "API_TIMEOUT",

@@ -17,12 +17,12 @@ const LISTS: &str = "
 const DYNAMIC: &str = "
     SELECT group_id FROM device_groups WHERE group_id = ANY ($1::text[]) AND (match_tag IS NOT NULL OR match_type IS NOT NULL)";
 const PUT: &str = "
-    INSERT INTO devices AS known (device, name, device_type, tags, metadata)
+    INSERT INTO devices AS known (device, display_name, device_type, tags, metadata)
     SELECT device, name, device_type, ARRAY(SELECT jsonb_array_elements_text(tags)), metadata
     FROM unnest($1::text[], $2::text[], $3::text[], $4::jsonb[], $5::jsonb[]) AS news (device, name, device_type, tags, metadata)
     ORDER BY device
     ON CONFLICT (device) DO UPDATE
-        SET name = excluded.name, device_type = excluded.device_type, tags = excluded.tags, metadata = excluded.metadata,
+        SET display_name = excluded.display_name, device_type = excluded.device_type, tags = excluded.tags, metadata = excluded.metadata,
             created_at = CASE WHEN known.deleted_at IS NULL THEN known.created_at ELSE now() END,
             deleted_at = NULL, updated_at = now(), revision = known.revision + 1
     RETURNING device, device_id";
@@ -63,7 +63,7 @@ pub struct Known {
 /// The database's.
 pub async fn page(client: &impl GenericClient, after: Option<&str>, limit: usize) -> Result<Page<Known>, Error> {
     let statement = format!(
-        "SELECT d.device_id, d.device, d.name, d.device_type, d.tags, d.metadata, {LISTS} FROM devices d
+        "SELECT d.device_id, d.device, d.display_name, d.device_type, d.tags, d.metadata, {LISTS} FROM devices d
          WHERE d.deleted_at IS NULL AND ($1::text IS NULL OR d.device > $1) ORDER BY d.device LIMIT $2"
     );
     let rows = client
@@ -79,7 +79,7 @@ pub async fn page(client: &impl GenericClient, after: Option<&str>, limit: usize
 /// The database's.
 pub async fn lock(client: &impl GenericClient, ids: &[&str]) -> Result<HashMap<DeviceId, Known>, Error> {
     let statement = format!(
-        "SELECT d.device_id, d.device, d.name, d.device_type, d.tags, d.metadata, {LISTS} FROM devices d
+        "SELECT d.device_id, d.device, d.display_name, d.device_type, d.tags, d.metadata, {LISTS} FROM devices d
          WHERE d.deleted_at IS NULL AND d.device = ANY ($1::text[]) ORDER BY d.device FOR UPDATE OF d"
     );
     let rows = client.query(&statement, &[&ids]).await?;

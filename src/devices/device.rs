@@ -11,6 +11,7 @@ use crate::protocol::id::{DeviceId, DeviceIdRef};
 /// Where a device stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = DeviceStatus)]
 pub enum Status {
     /// It said that it came, or sends heartbeats.
     Online,
@@ -116,7 +117,7 @@ pub(super) const ENABLED: &str = "(u.disabled_at IS NULL AND k.disabled_at IS NU
 pub(super) fn columns() -> String {
     // Constants alone: nothing that anybody wrote gets in here.
     format!(
-        "d.device_id, d.device, d.name, d.device_type, d.tags, d.metadata, d.created_at, d.updated_at, d.revision, \
+        "d.device_id, d.device, d.display_name, d.device_type, d.tags, d.metadata, d.created_at, d.updated_at, d.revision, \
          ARRAY(SELECT m.group_id FROM device_group_members m WHERE m.device_id = d.device_id ORDER BY 1), \
          s.status, s.since, {LAST_SEEN}, \
          u.username IS NOT NULL AND (u.password_hash IS NOT NULL OR u.disabled_at IS NULL), k.device_id IS NOT NULL, {ENABLED}"

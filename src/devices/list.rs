@@ -16,7 +16,7 @@ const FILTER: &str = "
     AND ($3::text IS NULL OR d.device_type = $3)
     AND ($4::text IS NULL OR d.device_id IN (SELECT m.device_id FROM device_group_members m WHERE m.group_id = $4))
     AND ($5::text IS NULL OR d.tags @> ARRAY[$5])
-    AND ($6::text IS NULL OR d.device ILIKE $6 OR d.name ILIKE $6)";
+    AND ($6::text IS NULL OR d.device ILIKE $6 OR d.display_name ILIKE $6)";
 
 /// Which devices are wanted; all of those that are set must fit.
 #[derive(Debug, Clone, Default)]

@@ -7,7 +7,8 @@
 //!                                        │ └──► bulk (many at once)
 //!                                        ├────► desired (how it is to be set) ──► outbox (what is to be said)
 //!                                        ├────► discovery (who asks for credentials)
-//!                                        └────► telemetry (what they sent, read again), stats (how much of everything)
+//!                                        ├────► telemetry (what they sent, read again), stats (how much of everything)
+//!                                        └────► commands (what they are told, and answer)
 //! ```
 
 pub mod label;
@@ -37,3 +38,7 @@ pub mod export;
 pub mod telemetry;
 
 pub mod stats;
+
+pub mod commands;
+
+pub mod refused;

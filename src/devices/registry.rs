@@ -18,19 +18,19 @@ const FIND: &str = "SELECT device_id FROM devices WHERE device = $1 AND deleted_
 const FIND_EVEN_DELETED: &str = "SELECT device_id FROM devices WHERE device = $1";
 // Whoever is registered again is somebody new, but for the number that old telemetry bears.
 const CREATE: &str = "
-    INSERT INTO devices AS known (device, name, device_type, tags, metadata) VALUES ($1, $2, $3, $4, $5)
+    INSERT INTO devices AS known (device, display_name, device_type, tags, metadata) VALUES ($1, $2, $3, $4, $5)
     ON CONFLICT (device) DO UPDATE
-        SET name = excluded.name, device_type = excluded.device_type, tags = excluded.tags, metadata = excluded.metadata,
+        SET display_name = excluded.display_name, device_type = excluded.device_type, tags = excluded.tags, metadata = excluded.metadata,
             deleted_at = NULL, created_at = now(), updated_at = now(), revision = known.revision + 1
         WHERE known.deleted_at IS NOT NULL
     RETURNING device_id";
 const LOCK: &str = "SELECT device_id, revision FROM devices WHERE device = $1 AND deleted_at IS NULL FOR UPDATE";
 const UPDATE: &str = "
-    UPDATE devices SET name = $2, device_type = $3, tags = $4, metadata = $5, revision = revision + 1, updated_at = now()
+    UPDATE devices SET display_name = $2, device_type = $3, tags = $4, metadata = $5, revision = revision + 1, updated_at = now()
     WHERE device_id = $1";
 const DELETE: &str = "
     UPDATE devices
-    SET name = NULL, device_type = NULL, tags = '{}', metadata = '{}', deleted_at = now(), updated_at = now(), revision = revision + 1
+    SET display_name = NULL, device_type = NULL, tags = '{}', metadata = '{}', deleted_at = now(), updated_at = now(), revision = revision + 1
     WHERE device_id = $1";
 /// What is known of a device beside its telemetry and its credentials; commands are history, and those under way end here.
 const FORGET: [&str; 6] = [

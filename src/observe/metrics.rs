@@ -100,6 +100,11 @@ families! {
     ACCESS_ALARM: Kind::Gauge, "iotflow_access_alarm", Count, "1 while the last change of who may do what could not be brought into force at the broker";
     ACCESS_PENDING: Kind::Gauge, "iotflow_access_pending_changes", Count, "Changes of who may do what that the broker was not proven to obey yet";
 
+    COMMANDS: Kind::Counter, "iotflow_courier_deliveries_total", Count, "Deliveries of commands by the state they came into (sent, delivered, accepted, progress, completed, failed, expired)";
+    COURIER_ANSWERS: Kind::Counter, "iotflow_courier_answers_total", Count, "Answers of devices by what became of them (applied, late, repeated, refused)";
+    COURIER_QUEUE_DEPTH: Kind::Gauge, "iotflow_courier_queue_depth", Count, "Deliveries that wait, by what for (turn, device)";
+    COURIER_LETTERS: Kind::Counter, "iotflow_courier_letters_total", Count, "Publishes of the outbox by what became of them (taken, refused)";
+
     STATUS_WRITTEN: Kind::Counter, "iotflow_status_devices_written_total", Count, "Device states written";
     STATUS_SWEPT: Kind::Counter, "iotflow_status_devices_swept_total", Count, "Devices put offline because their heartbeats stopped (PRESENCE_TIMEOUT)";
     DISCOVERY_DROPPED: Kind::Counter, "iotflow_discovery_dropped_total", Count, "Registrations that were not looked at because more came than DISCOVERY_RATE allows";
@@ -183,6 +188,37 @@ pub struct TransactionMetrics {
     pub retried: Counter,
     /// Refused for what it carried.
     pub refused: Counter,
+}
+
+/// The handles of the courier's series.
+#[derive(Debug, Clone)]
+pub struct CourierMetrics {
+    deliveries: Vec<(&'static str, Counter)>,
+    /// Answers that moved a command on.
+    pub applied: Counter,
+    /// Answers to what had come to its end.
+    pub late: Counter,
+    /// Answers that said nothing new.
+    pub repeated: Counter,
+    /// Answers that became dead letters.
+    pub refused: Counter,
+    /// Deliveries that wait for their turn.
+    pub waiting_turn: Gauge,
+    /// Deliveries that wait for their device.
+    pub waiting_device: Gauge,
+    /// Publishes of the outbox that the broker took.
+    pub letters_taken: Counter,
+    /// Publishes of the outbox that it did not.
+    pub letters_refused: Counter,
+}
+
+impl CourierMetrics {
+    /// Counts deliveries that came into a state.
+    pub fn came_into(&self, state: &str, count: u64) {
+        if let Some((_, counter)) = self.deliveries.iter().find(|(known, _)| *known == state) {
+            counter.increment(count);
+        }
+    }
 }
 
 /// All of a service's series.
@@ -334,6 +370,28 @@ impl Metrics {
             window_use: gauge(&self.recorder, QOS_WINDOW_USE, &labels),
             oldest_unacked: gauge(&self.recorder, QOS_OLDEST_UNACKED, &labels),
             rate_limited_devices: gauge(&self.recorder, INGEST_RATE_LIMITED, &labels),
+        }
+    }
+
+    /// The series of the courier.
+    #[must_use]
+    pub fn courier(&self) -> CourierMetrics {
+        let delivery = |state| (state, counter(&self.recorder, COMMANDS, &[("state", state)]));
+        let answers = |outcome| counter(&self.recorder, COURIER_ANSWERS, &[("outcome", outcome)]);
+        let depth = |what| gauge(&self.recorder, COURIER_QUEUE_DEPTH, &[("for", what)]);
+        let letters = |outcome| counter(&self.recorder, COURIER_LETTERS, &[("outcome", outcome)]);
+        CourierMetrics {
+            deliveries: ["sent", "delivered", "accepted", "progress", "completed", "failed", "expired"]
+                .map(delivery)
+                .to_vec(),
+            applied: answers("applied"),
+            late: answers("late"),
+            repeated: answers("repeated"),
+            refused: answers("refused"),
+            waiting_turn: depth("turn"),
+            waiting_device: depth("device"),
+            letters_taken: letters("taken"),
+            letters_refused: letters("refused"),
         }
     }
 

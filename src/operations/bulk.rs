@@ -49,6 +49,7 @@ pub struct Options {
 
 /// What is wrong with a line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = ImportFault)]
 pub struct Fault {
     /// Its number, from 1.
     pub line: u64,

@@ -21,3 +21,5 @@ pub mod messages;
 pub mod telemetry;
 
 pub mod dead_letters;
+
+pub mod commands;

@@ -59,6 +59,12 @@ impl DeviceId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The same, borrowed.
+    #[must_use]
+    pub fn borrowed(&self) -> DeviceIdRef<'_> {
+        DeviceIdRef(&self.0)
+    }
 }
 
 impl Borrow<str> for DeviceId {

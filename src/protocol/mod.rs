@@ -14,6 +14,8 @@ pub mod topic;
 
 pub mod channels;
 
+pub mod command;
+
 pub mod rights;
 
 pub mod reject;

@@ -68,6 +68,10 @@ reasons! {
     TooManyMetrics => "too_many_metrics",
     /// The device sent more than it is allowed; it was not parsed.
     RateLimited => "rate_limited",
+    /// No answer to a command, or one without what an answer needs.
+    BadAnswer => "bad_answer",
+    /// An answer to a command that its device was never sent.
+    UnknownCommand => "unknown_command",
     /// PostgreSQL refused the row.
     RejectedByDatabase => "rejected_by_database",
 }

@@ -4,8 +4,11 @@
 mod support;
 
 mod authorisation;
+mod bulk;
+mod devices;
 mod document;
 mod door;
+mod groups;
 mod messages;
 mod topics;
 mod trial;

@@ -87,7 +87,7 @@ async fn what_a_line_does_not_say_stays_and_a_deleted_device_comes_back() {
     assert_eq!(
         number(
             &sql,
-            "SELECT count(*) FROM devices WHERE device = 'b' AND name IS NULL AND revision = 2"
+            "SELECT count(*) FROM devices WHERE device = 'b' AND display_name IS NULL AND revision = 2"
         )
         .await,
         1

@@ -12,3 +12,4 @@ mod credentials;
 mod groups;
 mod presence;
 mod registry;
+mod terminal;

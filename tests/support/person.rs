@@ -72,6 +72,18 @@ impl Person {
         }
     }
 
+    /// Takes the next payload that is delivered on `topic`, which must come.
+    pub async fn take(&mut self, topic: &str) -> String {
+        loop {
+            if let Some(at) = self.received.iter().position(|(known, _)| known == topic) {
+                return self.received.remove(at).1;
+            }
+            self.until(|packet| matches!(packet, Packet::Publish(_)))
+                .await
+                .expect("it is connected");
+        }
+    }
+
     /// Whether the broker still talks to it.
     pub async fn is_connected(&mut self) -> bool {
         let Ok(asked) = self.connection.subscribe(vec![Filter::new("is/it/there", QoS::AtMostOnce)]) else {

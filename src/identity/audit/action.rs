@@ -49,6 +49,8 @@ actions! {
     GroupDelete = "group.delete", "A group was deleted.";
     GroupAdd = "group.add", "A device was put into a group.";
     GroupRemove = "group.remove", "A device was taken out of a group.";
+    CommandSend = "command.send", "A command was given to a device or a group.";
+    CommandCancel = "command.cancel", "A command was taken back, as far as it had not been sent.";
     MessagePublish = "message.publish", "A message was published by hand.";
     TelemetryDelete = "telemetry.delete", "Telemetry and events of a device were deleted.";
     DeadLetterReplay = "deadletter.replay", "A dead letter was published again.";

@@ -1,0 +1,276 @@
+//! What is due goes to the broker: taken with a packet id, noted as sent, noted as done, each before the packet that follows from it.
+//!
+//! ```text
+//! take: packet_id ─► PUBLISH ─► PUBREC ─► sent: sent_at ─► PUBREL ─► PUBCOMP ─► done: packet_id NULL
+//! ```
+
+use jiff::Timestamp;
+use tokio_postgres::{Error, GenericClient, Row};
+
+use crate::protocol::command::Kind;
+use crate::protocol::id::{BadDeviceId, BadGroupId, DeviceId, DeviceIdRef, GroupId};
+
+// The lock, held to the end of the statement, lets no device come back between the look and the note. In the order of ids, as the
+// status stage writes them.
+const HOLD: &str = "
+    WITH away AS (
+        SELECT device_id FROM device_status
+        WHERE status = 'offline' AND device_id IN (
+            SELECT device_id FROM (
+                SELECT device_id FROM command_deliveries
+                WHERE state = 'queued' AND packet_id IS NULL AND NOT held AND NOT by_group
+                ORDER BY seq LIMIT $1) AS next)
+        ORDER BY device_id FOR SHARE)
+    UPDATE command_deliveries d SET held = true FROM away
+    WHERE d.device_id = away.device_id AND d.state = 'queued' AND d.packet_id IS NULL AND NOT d.held AND NOT d.by_group";
+// One that waits makes those behind it wait: a device gets its commands in order.
+const TAKE: &str = "
+    WITH due AS (
+        SELECT d.seq, c.qos FROM command_deliveries d JOIN commands c USING (command_id)
+        WHERE d.state = 'queued' AND d.packet_id IS NULL AND NOT d.held AND NOT d.by_group
+          AND d.expires_at > now() AND (d.not_before IS NULL OR d.not_before <= now())
+          AND NOT EXISTS (
+              SELECT FROM command_deliveries e
+              WHERE e.device_id = d.device_id AND e.seq < d.seq AND e.state = 'queued' AND e.packet_id IS NULL AND NOT e.by_group
+                AND (e.held OR e.not_before > now()) AND e.expires_at > now())
+        ORDER BY d.seq LIMIT cardinality($1::int4[])
+        FOR UPDATE OF d),
+    numbered AS (SELECT seq, qos, row_number() OVER (ORDER BY seq) AS number FROM due)
+    UPDATE command_deliveries d
+    SET packet_id = CASE WHEN qos > 0 THEN ($1::int4[])[number] END,
+        state = CASE WHEN qos > 0 THEN d.state ELSE 'sent' END,
+        sent_at = CASE WHEN qos > 0 THEN d.sent_at ELSE now() END
+    FROM numbered WHERE d.seq = numbered.seq
+    RETURNING d.seq";
+const COLUMNS: &str = "
+    SELECT d.seq, d.packet_id, d.sent_at IS NOT NULL, v.device, c.group_id, c.command_id, c.command_type, c.command,
+           c.parameters::text, c.qos, c.created_at, d.expires_at
+    FROM command_deliveries d JOIN commands c USING (command_id) LEFT JOIN devices v ON v.device_id = d.device_id";
+const SENT: &str = "
+    UPDATE command_deliveries SET sent_at = now(), state = CASE WHEN state = 'queued' THEN 'sent' ELSE state END
+    WHERE seq = ANY ($1) AND sent_at IS NULL
+    RETURNING CASE WHEN device_id IS NULL THEN command_id END";
+const MEMBERS_AWAY: &str = "
+    WITH away AS (
+        SELECT device_id FROM device_status
+        WHERE status = 'offline'
+          AND device_id IN (SELECT device_id FROM command_deliveries WHERE command_id = ANY ($1) AND by_group AND state = 'queued')
+        ORDER BY device_id FOR SHARE)
+    UPDATE command_deliveries d SET by_group = false, held = true FROM away
+    WHERE d.command_id = ANY ($1) AND d.device_id = away.device_id AND d.by_group AND d.state = 'queued'";
+const MEMBERS_SENT: &str = "
+    UPDATE command_deliveries SET state = 'sent', sent_at = now() WHERE command_id = ANY ($1) AND by_group AND state = 'queued'";
+const REFUSED: &str = "
+    UPDATE command_deliveries d
+    SET packet_id = NULL,
+        state = CASE WHEN d.finished_at IS NULL THEN 'failed' ELSE d.state END,
+        message = CASE WHEN d.finished_at IS NULL THEN refusal.message ELSE d.message END,
+        finished_at = coalesce(d.finished_at, now())
+    FROM unnest($1::int8[], $2::text[]) AS refusal (seq, message) WHERE d.seq = refusal.seq
+    RETURNING CASE WHEN device_id IS NULL THEN command_id END, d.message";
+const MEMBERS_REFUSED: &str = "
+    UPDATE command_deliveries d SET state = 'failed', message = refusal.message, finished_at = now()
+    FROM unnest($1::text[], $2::text[]) AS refusal (command_id, message)
+    WHERE d.command_id = refusal.command_id AND d.by_group AND d.state = 'queued'";
+const DONE: &str = "UPDATE command_deliveries SET packet_id = NULL WHERE seq = ANY ($1)";
+// As long again as it has waited already: from a second to a minute.
+const POSTPONE: &str = "
+    UPDATE command_deliveries
+    SET packet_id = NULL, not_before = now() + least(greatest(now() - queued_at, interval '1 second'), interval '1 minute')
+    WHERE seq = ANY ($1)";
+const FORGET: &str = "UPDATE command_deliveries SET packet_id = NULL WHERE packet_id IS NOT NULL";
+const IN_USE: &str = "SELECT packet_id FROM command_deliveries WHERE packet_id IS NOT NULL";
+const DEPTH: &str = "
+    SELECT count(*) FILTER (WHERE NOT held), count(*) FILTER (WHERE held)
+    FROM command_deliveries WHERE state = 'queued' AND packet_id IS NULL AND NOT by_group";
+
+/// To whom a publish goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recipient {
+    /// A device, on its own topic.
+    Device(DeviceId),
+    /// A group, on the group's.
+    Group(GroupId),
+}
+
+/// A publish that is due or under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dispatch {
+    /// The delivery's row.
+    pub seq: i64,
+    /// Its packet; none at QoS 0.
+    pub packet_id: Option<u16>,
+    /// Whether the broker is known to have it: what is left is to release it.
+    pub sent: bool,
+    /// To whom.
+    pub to: Recipient,
+    /// The command's id.
+    pub command_id: String,
+    /// What it is about.
+    pub kind: Kind,
+    /// What to do.
+    pub command: String,
+    /// With what: JSON.
+    pub parameters: Option<String>,
+    /// 0 to 2.
+    pub qos: u8,
+    /// When it was given.
+    pub created_at: Timestamp,
+    /// When its time is over.
+    pub expires_at: Timestamp,
+}
+
+/// Why what is due could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum DispatchError {
+    /// What is stored is no device id.
+    #[error("a command is for a device that cannot be: {0}")]
+    Device(#[from] BadDeviceId),
+    /// What is stored is no group id.
+    #[error("a command is for a group that cannot be: {0}")]
+    Group(#[from] BadGroupId),
+    /// What is stored is no type of commands.
+    #[error("a command is of a type that cannot be: {0}")]
+    Kind(#[from] crate::protocol::command::BadKind),
+    /// A device's row is gone.
+    #[error("the delivery {0} is for a device that is no more")]
+    Orphan(i64),
+    /// The database said no.
+    #[error("{}", crate::db::error::describe(.0))]
+    Database(#[from] Error),
+}
+
+fn dispatch(row: &Row) -> Result<Dispatch, DispatchError> {
+    let seq = row.try_get(0)?;
+    let (device, group): (Option<&str>, Option<&str>) = (row.try_get(3)?, row.try_get(4)?);
+    let to = match (device, group) {
+        (Some(device), _) => Recipient::Device(DeviceIdRef::parse(device)?.to_owned()),
+        (None, Some(group)) => Recipient::Group(GroupId::parse(group)?),
+        (None, None) => return Err(DispatchError::Orphan(seq)),
+    };
+    Ok(Dispatch {
+        seq,
+        packet_id: row.try_get::<_, Option<i32>>(1)?.and_then(|id| u16::try_from(id).ok()),
+        sent: row.try_get(2)?,
+        to,
+        command_id: row.try_get(5)?,
+        kind: row.try_get::<_, &str>(6)?.parse()?,
+        command: row.try_get(7)?,
+        parameters: row.try_get(8)?,
+        qos: u8::try_from(row.try_get::<_, i16>(9)?).unwrap_or(0),
+        created_at: row.try_get(10)?,
+        expires_at: row.try_get(11)?,
+    })
+}
+
+/// Holds back what is due for devices that are offline, of the next `most`; returns how many deliveries.
+///
+/// # Errors
+/// The database's.
+pub async fn hold(client: &impl GenericClient, most: usize) -> Result<u64, Error> {
+    client.execute(HOLD, &[&i64::try_from(most).unwrap_or(i64::MAX)]).await
+}
+
+/// Takes what is due, in order, each with a packet id of `free`: at most as many. What goes at QoS 0 is sent with this.
+///
+/// # Errors
+/// See [`DispatchError`].
+pub async fn take(client: &impl GenericClient, free: &[u16]) -> Result<Vec<Dispatch>, DispatchError> {
+    let free: Vec<i32> = free.iter().copied().map(i32::from).collect();
+    let taken: Vec<i64> = client.query(TAKE, &[&free]).await?.iter().map(|row| row.get(0)).collect();
+    if taken.is_empty() {
+        return Ok(Vec::new());
+    }
+    let statement = select("d.seq = ANY ($1)");
+    client.query(&statement, &[&taken]).await?.iter().map(dispatch).collect()
+}
+
+/// What has a packet at the broker, or may have, in order.
+///
+/// # Errors
+/// See [`DispatchError`].
+pub async fn under_way(client: &impl GenericClient) -> Result<Vec<Dispatch>, DispatchError> {
+    let statement = select("d.packet_id IS NOT NULL");
+    client.query(&statement, &[]).await?.iter().map(dispatch).collect()
+}
+
+/// The one query of both, with a condition that is a text of this file.
+fn select(condition: &'static str) -> String {
+    format!("{COLUMNS} WHERE {condition} ORDER BY d.seq")
+}
+
+/// Notes that the broker has these. With a publish to a group go its members: those that are offline now get a copy of their own
+/// once they are back. For a transaction. Returns how many deliveries.
+///
+/// # Errors
+/// The database's.
+pub async fn sent(client: &impl GenericClient, deliveries: &[i64]) -> Result<u64, Error> {
+    let rows = client.query(SENT, &[&deliveries]).await?;
+    let groups: Vec<&str> = rows.iter().filter_map(|row| row.get(0)).collect();
+    let mut count = rows.len() as u64;
+    if !groups.is_empty() {
+        client.execute(MEMBERS_AWAY, &[&groups]).await?;
+        count += client.execute(MEMBERS_SENT, &[&groups]).await?;
+    }
+    Ok(count)
+}
+
+/// Notes that the broker refused these, each with its words. For a transaction. Returns how many deliveries.
+///
+/// # Errors
+/// The database's.
+pub async fn refused(client: &impl GenericClient, refusals: &[(i64, String)]) -> Result<u64, Error> {
+    let (deliveries, words): (Vec<i64>, Vec<&str>) = refusals.iter().map(|(seq, words)| (*seq, words.as_str())).unzip();
+    let rows = client.query(REFUSED, &[&deliveries, &words]).await?;
+    let (groups, words): (Vec<&str>, Vec<Option<&str>>) = rows
+        .iter()
+        .filter_map(|row| Some((row.get::<_, Option<&str>>(0)?, row.get::<_, Option<&str>>(1))))
+        .unzip();
+    let mut count = rows.len() as u64;
+    if !groups.is_empty() {
+        count += client.execute(MEMBERS_REFUSED, &[&groups, &words]).await?;
+    }
+    Ok(count)
+}
+
+/// Notes that nothing more is to be said about these: their packet ids are free.
+///
+/// # Errors
+/// The database's.
+pub async fn done(client: &impl GenericClient, deliveries: &[i64]) -> Result<(), Error> {
+    client.execute(DONE, &[&deliveries]).await.map(drop)
+}
+
+/// Puts these back, for nobody was there to get them.
+///
+/// # Errors
+/// The database's.
+pub async fn postpone(client: &impl GenericClient, deliveries: &[i64]) -> Result<(), Error> {
+    client.execute(POSTPONE, &[&deliveries]).await.map(drop)
+}
+
+/// Forgets all packets: the session that they belonged to is gone. What was not sent is due again by that; returns how many had one.
+///
+/// # Errors
+/// The database's.
+pub async fn forget_packets(client: &impl GenericClient) -> Result<u64, Error> {
+    client.execute(FORGET, &[]).await
+}
+
+/// The packet ids that are in use.
+///
+/// # Errors
+/// The database's.
+pub async fn packet_ids(client: &impl GenericClient) -> Result<Vec<u16>, Error> {
+    let rows = client.query(IN_USE, &[]).await?;
+    Ok(rows.iter().filter_map(|row| u16::try_from(row.get::<_, i32>(0)).ok()).collect())
+}
+
+/// How many deliveries wait for their turn, and how many for their device.
+///
+/// # Errors
+/// The database's.
+pub async fn depth(client: &impl GenericClient) -> Result<(i64, i64), Error> {
+    let row = client.query_one(DEPTH, &[]).await?;
+    Ok((row.try_get(0)?, row.try_get(1)?))
+}

@@ -1,0 +1,113 @@
+//! How far a group has come with its last command: one sum over its members, told when it changed.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use tokio_postgres::{Error, GenericClient};
+
+use super::state::State;
+
+/// Most groups that are told of at once; the others have their turn a second later.
+const MOST_AT_ONCE: i64 = 100;
+
+const TAKE: &str = "
+    UPDATE commands SET has_news = false
+    WHERE command_id IN (SELECT command_id FROM commands WHERE has_news ORDER BY command_id LIMIT $1 FOR UPDATE)
+    RETURNING command_id";
+const SUMS: &str = "
+    SELECT c.command_id, c.group_id, d.state, count(d.device_id)
+    FROM commands c LEFT JOIN command_deliveries d ON d.command_id = c.command_id AND d.device_id IS NOT NULL
+    WHERE c.command_id = ANY ($1)
+      AND NOT EXISTS (SELECT FROM commands later
+                      WHERE later.group_id = c.group_id AND later.created_at >= c.created_at
+                        AND (later.created_at, later.command_id) > (c.created_at, c.command_id))
+    GROUP BY c.command_id, c.group_id, d.state";
+
+/// How many devices are in each state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// All of them.
+    pub total: i64,
+    /// See [`State::Queued`].
+    pub queued: i64,
+    /// See [`State::Sent`].
+    pub sent: i64,
+    /// See [`State::Delivered`].
+    pub delivered: i64,
+    /// See [`State::Accepted`].
+    pub accepted: i64,
+    /// See [`State::Progress`].
+    pub progress: i64,
+    /// See [`State::Completed`].
+    pub completed: i64,
+    /// See [`State::Failed`].
+    pub failed: i64,
+    /// See [`State::Expired`].
+    pub expired: i64,
+    /// See [`State::Cancelled`].
+    pub cancelled: i64,
+    /// Those that have come to an end, whichever.
+    pub done: i64,
+}
+
+impl Counts {
+    /// Adds so many devices in `state`.
+    pub fn add(&mut self, state: State, count: i64) {
+        *match state {
+            State::Queued => &mut self.queued,
+            State::Sent => &mut self.sent,
+            State::Delivered => &mut self.delivered,
+            State::Accepted => &mut self.accepted,
+            State::Progress => &mut self.progress,
+            State::Completed => &mut self.completed,
+            State::Failed => &mut self.failed,
+            State::Expired => &mut self.expired,
+            State::Cancelled => &mut self.cancelled,
+        } += count;
+        self.total += count;
+        if state.is_final() {
+            self.done += count;
+        }
+    }
+
+    /// Whether every device has come to an end.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.done == self.total
+    }
+}
+
+/// What is published on `fleet/status/{group_id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Aggregate {
+    /// The group's last command.
+    pub command_id: String,
+    /// The group.
+    pub group: String,
+    /// How far its members have come.
+    #[serde(flatten)]
+    pub counts: Counts,
+}
+
+/// The sums that changed since they were last taken. For a transaction, in which they are also put where they will be published from.
+///
+/// # Errors
+/// The database's.
+pub async fn take_news(client: &impl GenericClient) -> Result<Vec<Aggregate>, Error> {
+    let taken = client.query(TAKE, &[&MOST_AT_ONCE]).await?;
+    let commands: Vec<&str> = taken.iter().map(|row| row.get(0)).collect();
+    if commands.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut sums: BTreeMap<(String, String), Counts> = BTreeMap::new();
+    for row in client.query(SUMS, &[&commands]).await? {
+        let counts = sums.entry((row.try_get(1)?, row.try_get(0)?)).or_default();
+        if let Some(state) = row.try_get::<_, Option<&str>>(2)?.and_then(|state| state.parse().ok()) {
+            counts.add(state, row.try_get(3)?);
+        }
+    }
+    Ok(sums
+        .into_iter()
+        .map(|((group, command_id), counts)| Aggregate { command_id, group, counts })
+        .collect())
+}

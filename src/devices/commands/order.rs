@@ -1,0 +1,124 @@
+//! A command is given: one row, and one for each device that is to get it. Given twice it is one command.
+
+use std::time::Duration;
+
+use tokio_postgres::{Error, GenericClient, Row};
+
+use crate::protocol::command::{CommandId, Kind};
+use crate::protocol::id::GroupId;
+
+/// A clash of either key waits for the other transaction, and then shows its row to the next statement.
+const INSERT: &str = "
+    INSERT INTO commands (command_id, group_id, command_type, command, parameters, qos, created_by, expires_at, idempotency_key, has_news)
+    VALUES ($1, $2, $3, $4, $5::text::json, $6, $7, now() + make_interval(secs => $8), $9, $2::text IS NOT NULL)
+    ON CONFLICT DO NOTHING";
+const TO_DEVICE: &str = "
+    INSERT INTO command_deliveries (command_id, device_id, expires_at)
+    SELECT command_id, $2, expires_at FROM commands WHERE command_id = $1";
+// The publish to the group comes first, and its members' rows wait for it.
+const TO_GROUP: &str = "
+    INSERT INTO command_deliveries (command_id, device_id, by_group, expires_at)
+    SELECT c.command_id, m.device_id, m.device_id IS NOT NULL, c.expires_at
+    FROM commands c,
+         (SELECT NULL::integer AS device_id
+          UNION ALL
+          SELECT device_id FROM device_group_members JOIN devices USING (device_id) WHERE group_id = $2 AND deleted_at IS NULL) AS m
+    WHERE c.command_id = $1
+    ORDER BY m.device_id NULLS FIRST";
+const KNOWN: &str = "
+    SELECT c.command_id, c.group_id IS NOT DISTINCT FROM $2 AND c.command_type = $3 AND c.command = $4
+           AND c.parameters::text IS NOT DISTINCT FROM $5 AND c.qos = $6
+           AND ($7::integer IS NULL OR EXISTS (SELECT FROM command_deliveries d WHERE d.command_id = c.command_id AND d.device_id = $7))
+    FROM commands c WHERE c.command_id = $1";
+const BY_KEY: &str = "SELECT command_id FROM commands WHERE created_by = $1 AND idempotency_key = $2";
+
+/// Who is to get it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target<'a> {
+    /// The device of this number.
+    Device(i32),
+    /// The members of this group.
+    Group(&'a GroupId),
+}
+
+/// A command that is to be given.
+#[derive(Debug, Clone, Copy)]
+pub struct NewCommand<'a> {
+    /// Its id.
+    pub command_id: &'a CommandId,
+    /// To whom.
+    pub target: Target<'a>,
+    /// What it is about.
+    pub kind: Kind,
+    /// What to do.
+    pub command: &'a str,
+    /// With what: JSON.
+    pub parameters: Option<&'a str>,
+    /// 0 to 2.
+    pub qos: i16,
+    /// By whom.
+    pub created_by: &'a str,
+    /// How long it may wait and be worked at.
+    pub ttl: Duration,
+    /// The sender's own name for the request; one a sender.
+    pub idempotency_key: Option<&'a str>,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Inserted {
+    /// It is there, for so many devices.
+    New(u64),
+    /// It was there before, under this id.
+    Known(CommandId),
+    /// Another is there under this id, or under this idempotency key.
+    Clash(CommandId),
+}
+
+/// Writes a command and its deliveries. For a transaction.
+///
+/// # Errors
+/// The database's.
+pub async fn insert(client: &impl GenericClient, new: &NewCommand<'_>) -> Result<Inserted, Error> {
+    let id = new.command_id.as_str();
+    let (device, group) = match new.target {
+        Target::Device(number) => (Some(number), None),
+        Target::Group(group) => (None, Some(group.as_str())),
+    };
+    let (kind, seconds) = (new.kind.as_str(), new.ttl.as_secs_f64());
+    let inserted = client
+        .execute(
+            INSERT,
+            &[
+                &id,
+                &group,
+                &kind,
+                &new.command,
+                &new.parameters,
+                &new.qos,
+                &new.created_by,
+                &seconds,
+                &new.idempotency_key,
+            ],
+        )
+        .await?;
+    if inserted > 0 {
+        let deliveries = match group {
+            Some(group) => client.execute(TO_GROUP, &[&id, &group]).await?.saturating_sub(1),
+            None => client.execute(TO_DEVICE, &[&id, &device]).await?,
+        };
+        return Ok(Inserted::New(deliveries));
+    }
+    // The key tells which request it is; without one, or before it is known, the id does.
+    let by_key: Option<Row> = match new.idempotency_key {
+        Some(key) => client.query_opt(BY_KEY, &[&new.created_by, &key]).await?,
+        None => None,
+    };
+    let known: String = by_key.map_or_else(|| id.to_owned(), |row| row.get(0));
+    let found = client
+        .query_opt(KNOWN, &[&known, &group, &kind, &new.command, &new.parameters, &new.qos, &device])
+        .await?;
+    let same = found.is_some_and(|row| row.get(1));
+    let known = CommandId::parse(&known).unwrap_or_else(|_| new.command_id.clone());
+    Ok(if same { Inserted::Known(known) } else { Inserted::Clash(known) })
+}

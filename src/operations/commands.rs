@@ -1,0 +1,339 @@
+//! Commands are given, taken back and waited for here, each act in one transaction with its entry in the audit.
+//!
+//! A request that is sent again, under the same command id or the same idempotency key, is the same command: nothing is given twice.
+
+use std::time::Duration;
+
+use deadpool_postgres::{Pool, PoolError};
+use serde_json::value::RawValue;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_postgres::{Error, GenericClient};
+
+use crate::devices::commands::cancel;
+use crate::devices::commands::order::{self, Inserted, NewCommand, Target};
+use crate::devices::commands::read::{self, Command};
+use crate::identity::audit::{self, Act, Action, Actor, Outcome};
+use crate::protocol::command::{CommandId, Kind, MAX_NAME_CHARS, MAX_PARAMETERS_BYTES, depth_fits};
+use crate::protocol::id::{DeviceId, DeviceIdRef, GroupId};
+
+/// How long a command may wait and be worked at where nothing else is said: a device that is in for repair overnight still gets it,
+/// and one that comes back next week is not surprised by it.
+pub const DEFAULT_TTL: Duration = Duration::from_secs(86_400);
+/// The shortest and the longest time.
+pub const TTL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30 * 86_400));
+/// The longest idempotency key, in characters.
+pub const MAX_IDEMPOTENCY_KEY_CHARS: usize = 255;
+/// The longest that [`wait`] waits.
+pub const MAX_WAIT: Duration = Duration::from_secs(60);
+/// How often it looks: any replica may have the courier, so it is the database that knows.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+const DEVICE: &str = "SELECT device_id, deleted_at IS NOT NULL FROM devices WHERE device = $1";
+const GROUP: &str = "SELECT EXISTS (SELECT FROM device_groups WHERE group_id = $1)";
+
+/// What somebody wants done.
+#[derive(Debug, Clone)]
+pub struct Order<'a> {
+    /// What it is about.
+    pub kind: Kind,
+    /// What to do, in 1 to 128 characters of one line.
+    pub command: &'a str,
+    /// With what: JSON of at most 64 KiB, delivered byte for byte.
+    pub parameters: Option<&'a RawValue>,
+    /// The sender's own id for it.
+    pub command_id: Option<CommandId>,
+    /// 0 to 2.
+    pub qos: u8,
+    /// How long it may wait and be worked at.
+    pub ttl: Duration,
+    /// The sender's own name for the request (`Idempotency-Key`).
+    pub idempotency_key: Option<&'a str>,
+}
+
+impl<'a> Order<'a> {
+    /// An order with nothing but what it must have, exactly once.
+    #[must_use]
+    pub fn new(kind: Kind, command: &'a str) -> Self {
+        Self {
+            kind,
+            command,
+            parameters: None,
+            command_id: None,
+            qos: 2,
+            ttl: DEFAULT_TTL,
+            idempotency_key: None,
+        }
+    }
+
+    fn check(&self) -> Result<(), SendError> {
+        let one_line = |text: &str| !text.contains(char::is_control);
+        if self.command.is_empty() || self.command.chars().count() > MAX_NAME_CHARS || !one_line(self.command) {
+            return Err(SendError::Command);
+        }
+        if let Some(parameters) = self.parameters {
+            let bytes = parameters.get().len();
+            if bytes > MAX_PARAMETERS_BYTES {
+                return Err(SendError::ParametersTooLarge { bytes });
+            }
+            if !depth_fits(parameters.get()) {
+                return Err(SendError::ParametersTooDeep);
+            }
+        }
+        if self.qos > 2 {
+            return Err(SendError::Qos(self.qos));
+        }
+        if self.ttl < TTL.0 || self.ttl > TTL.1 {
+            return Err(SendError::Ttl(self.ttl));
+        }
+        if let Some(key) = self.idempotency_key
+            && (key.is_empty() || key.chars().count() > MAX_IDEMPOTENCY_KEY_CHARS || !one_line(key))
+        {
+            return Err(SendError::IdempotencyKey);
+        }
+        Ok(())
+    }
+}
+
+/// To whom it goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recipient {
+    /// One device.
+    Device(DeviceId),
+    /// The members that a group has now.
+    Group(GroupId),
+}
+
+impl std::fmt::Display for Recipient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Device(device) => write!(f, "device {}", device.as_str()),
+            Self::Group(group) => write!(f, "group {group}"),
+        }
+    }
+}
+
+/// A command that is on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// Its id.
+    pub command_id: CommandId,
+    /// Whether it is new; else it was given before, by the same request.
+    pub new: bool,
+}
+
+/// Why no command was given.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// Not of the grammar.
+    #[error("a command is a text of 1 to 128 characters of one line")]
+    Command,
+    /// Too much.
+    #[error("parameters of {bytes} bytes; {MAX_PARAMETERS_BYTES} at most can be sent")]
+    ParametersTooLarge {
+        /// Their size.
+        bytes: usize,
+    },
+    /// Too deep.
+    #[error("parameters are nested deeper than 64")]
+    ParametersTooDeep,
+    /// No such quality.
+    #[error("qos {0}: 0, 1 or 2 is expected")]
+    Qos(u8),
+    /// Out of range.
+    #[error("a ttl of {0:?}: a second to 30 days is expected")]
+    Ttl(Duration),
+    /// Not of the grammar.
+    #[error("an idempotency key is a text of 1 to 255 characters of one line")]
+    IdempotencyKey,
+    /// There is none.
+    #[error("there is no {0}")]
+    Unknown(Recipient),
+    /// It was deleted.
+    #[error("the {0} was deleted")]
+    Deleted(Recipient),
+    /// It has nobody in it.
+    #[error("the group {0} has no members; nobody would get the command")]
+    NoMembers(GroupId),
+    /// The id, or the key, means another command.
+    #[error("the command {0} was given under this id or idempotency key before, and is another; take a new one for a new command")]
+    Clash(CommandId),
+    /// The database's.
+    #[error("{}", crate::db::error::describe(.0))]
+    Database(#[from] Error),
+}
+
+/// Gives a command to a device, or to all members of a group. It is in the database when this returns; the courier does the rest.
+///
+/// # Errors
+/// See [`SendError`]. What is refused by what the database has is in the audit as well.
+pub async fn send(client: &mut impl GenericClient, actor: &Actor, to: &Recipient, order: &Order<'_>) -> Result<Given, SendError> {
+    order.check()?;
+    let command_id = order.command_id.clone().unwrap_or_else(CommandId::generate);
+    let transaction = client.transaction().await?;
+    let outcome = match insert(&transaction, actor, to, order, &command_id).await {
+        Err(SendError::Database(error)) => return Err(error.into()),
+        outcome => outcome,
+    };
+    let object = to.to_string();
+    let (how, what) = match &outcome {
+        Ok((given, _)) => (Outcome::Done, given.command_id.as_str()),
+        Err(_) => (Outcome::Refused, command_id.as_str()),
+    };
+    let act = Act::new(actor, Action::CommandSend, &object, how)
+        .with("command_id", what)
+        .with("type", order.kind.as_str())
+        .with("command", order.command);
+    let act = match &outcome {
+        Ok((given, devices)) if given.new => act.with("devices", *devices),
+        Ok(_) => act.with("again", true),
+        Err(error) => act.with("reason", error.to_string()),
+    };
+    audit::record(&transaction, &act).await?;
+    match outcome {
+        Ok((given, _)) => {
+            transaction.commit().await?;
+            Ok(given)
+        }
+        Err(SendError::NoMembers(group)) => {
+            // Its rows go, the entry stays.
+            transaction.rollback().await?;
+            let act = Act::new(actor, Action::CommandSend, &object, Outcome::Refused).with("reason", "the group has no members");
+            audit::record(client, &act).await?;
+            Err(SendError::NoMembers(group))
+        }
+        Err(error) => {
+            transaction.commit().await?;
+            Err(error)
+        }
+    }
+}
+
+async fn insert(
+    client: &impl GenericClient,
+    actor: &Actor,
+    to: &Recipient,
+    order: &Order<'_>,
+    command_id: &CommandId,
+) -> Result<(Given, u64), SendError> {
+    let target = match to {
+        Recipient::Device(device) => Target::Device(number(client, device.borrowed()).await?),
+        Recipient::Group(group) => {
+            if !client.query_one(GROUP, &[&group.as_str()]).await?.try_get::<_, bool>(0)? {
+                return Err(SendError::Unknown(to.clone()));
+            }
+            Target::Group(group)
+        }
+    };
+    let new = NewCommand {
+        command_id,
+        target,
+        kind: order.kind,
+        command: order.command,
+        parameters: order.parameters.map(RawValue::get),
+        qos: i16::from(order.qos),
+        created_by: actor.name(),
+        ttl: order.ttl,
+        idempotency_key: order.idempotency_key,
+    };
+    match (order::insert(client, &new).await?, to) {
+        (Inserted::New(0), Recipient::Group(group)) => Err(SendError::NoMembers(group.clone())),
+        (Inserted::New(devices), _) => Ok((
+            Given {
+                command_id: command_id.clone(),
+                new: true,
+            },
+            devices,
+        )),
+        (Inserted::Known(command_id), _) => Ok((Given { command_id, new: false }, 0)),
+        (Inserted::Clash(command_id), _) => Err(SendError::Clash(command_id)),
+    }
+}
+
+async fn number(client: &impl GenericClient, device: DeviceIdRef<'_>) -> Result<i32, SendError> {
+    let recipient = || Recipient::Device(device.to_owned());
+    let row = client.query_opt(DEVICE, &[&device.as_str()]).await?;
+    let row = row.ok_or_else(|| SendError::Unknown(recipient()))?;
+    if row.try_get(1)? {
+        return Err(SendError::Deleted(recipient()));
+    }
+    Ok(row.try_get(0)?)
+}
+
+/// Why nothing was taken back.
+#[derive(Debug, thiserror::Error)]
+pub enum CancelError {
+    /// There is none.
+    #[error("there is no command {0}")]
+    Unknown(CommandId),
+    /// It is out of our hands.
+    #[error("the command {command_id} is {state} and cannot be taken back: only what was not sent yet can")]
+    TooLate {
+        /// Which.
+        command_id: CommandId,
+        /// Where it stands.
+        state: &'static str,
+    },
+    /// The database's.
+    #[error("{}", crate::db::error::describe(.0))]
+    Database(#[from] Error),
+}
+
+/// Takes back what was not sent of a command; returns for how many devices.
+///
+/// # Errors
+/// See [`CancelError`].
+pub async fn cancel(client: &mut impl GenericClient, actor: &Actor, command_id: &CommandId) -> Result<u64, CancelError> {
+    let transaction = client.transaction().await?;
+    let cancelled = cancel::cancel(&transaction, command_id).await?;
+    let outcome = if cancelled > 0 {
+        Ok(cancelled)
+    } else {
+        match read::get(&transaction, command_id).await? {
+            None => Err(CancelError::Unknown(command_id.clone())),
+            Some(command) => Err(CancelError::TooLate {
+                command_id: command_id.clone(),
+                state: command.state().as_str(),
+            }),
+        }
+    };
+    let act = match &outcome {
+        Ok(devices) => Act::new(actor, Action::CommandCancel, command_id.as_str(), Outcome::Done).with("devices", *devices),
+        Err(error) => Act::new(actor, Action::CommandCancel, command_id.as_str(), Outcome::Refused).with("reason", error.to_string()),
+    };
+    audit::record(&transaction, &act).await?;
+    transaction.commit().await?;
+    outcome
+}
+
+/// Why a command cannot be waited for.
+#[derive(Debug, thiserror::Error)]
+pub enum WaitError {
+    /// No connection.
+    #[error("no connection to the database: {0}")]
+    Pool(#[from] PoolError),
+    /// The database's.
+    #[error("{}", crate::db::error::describe(.0))]
+    Database(#[from] Error),
+}
+
+/// Waits until every device of a command has come to an end, or for `patience`, [`MAX_WAIT`] at most; returns where it stands then.
+/// No connection is kept in between.
+///
+/// # Errors
+/// See [`WaitError`].
+pub async fn wait(pool: &Pool, command_id: &CommandId, patience: Duration) -> Result<Option<Command>, WaitError> {
+    let deadline = Instant::now() + patience.min(MAX_WAIT);
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        let command = {
+            let client = pool.get().await?;
+            read::get(&**client, command_id).await?
+        };
+        let over = command.as_ref().is_none_or(|command| command.counts.is_done());
+        if over || Instant::now() + LOOK_EVERY > deadline {
+            return Ok(command);
+        }
+    }
+}

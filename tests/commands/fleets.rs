@@ -1,0 +1,100 @@
+//! Commands to groups: one publish for all, a state for each, a copy for who was away, and one sum.
+
+use std::time::Duration;
+
+use iotflow::devices::commands::read;
+use iotflow::devices::commands::state::State;
+use iotflow::operations::commands;
+use serde_json::Value;
+
+use crate::device::{Device, json};
+use crate::plant::{Plant, ada, group};
+use crate::support::eventually;
+use crate::support::judge::number;
+
+async fn member(plant: &Plant, id: &str) -> Device {
+    let filters = [
+        format!("iotflow/devices/{id}/commands/+"),
+        "iotflow/fleet/commands/north".to_owned(),
+    ];
+    Device::subscribed(plant.servers.mqtt_port, id, &filters).await
+}
+
+#[tokio::test]
+async fn one_publish_reaches_all_and_each_has_its_own_state() {
+    let mut plant = Plant::start().await;
+    plant.group("north", &["a", "b", "c"]).await;
+    let (mut a, mut b) = (member(&plant, "a").await, member(&plant, "b").await);
+    let mut watcher = Device::subscribed(plant.servers.mqtt_port, "watcher", &["iotflow/fleet/status/north".to_owned()]).await;
+    let id = plant.give(&group("north"), "ring").await;
+    for device in [&mut a, &mut b] {
+        device.receive(1).await;
+        assert_eq!(&device.received[0].topic[..], b"iotflow/fleet/commands/north");
+        assert_eq!(device.commands(), ["ring"]);
+        let properties = device.received[0].properties.as_ref().expect("it has some");
+        assert_eq!(properties.correlation_data.as_deref(), Some(id.as_str().as_bytes()));
+    }
+    a.answer(&format!(r#"{{"command_id":"{id}","status":"completed"}}"#)).await;
+    b.answer(&format!(r#"{{"command_id":"{id}","status":"accepted"}}"#)).await;
+    eventually("the sum says so", async || {
+        let counts = plant.command(&id).await.counts;
+        (counts.completed == 1 && counts.accepted == 1 && counts.sent == 1 && counts.total == 3 && counts.done == 1).then_some(())
+    })
+    .await;
+    let told = |publish: &rumqttc::v5::mqttbytes::v5::Publish| -> Value { json(publish) };
+    let mut count = 1;
+    loop {
+        watcher.receive(count).await;
+        let last = told(watcher.received.last().expect("one came"));
+        if last["completed"] == 1 && last["accepted"] == 1 {
+            assert_eq!(
+                (&last["command_id"], &last["group"], &last["total"], &last["done"]),
+                (&id.as_str().into(), &"north".into(), &3.into(), &1.into())
+            );
+            break;
+        }
+        count = watcher.received.len() + 1;
+    }
+    let mut late = Device::subscribed(plant.servers.mqtt_port, "late", &["iotflow/fleet/status/north".to_owned()]).await;
+    late.receive(1).await;
+    assert!(late.received[0].retain, "who comes later is told as well");
+    let refused = commands::cancel(&mut plant.sql, &ada(), &id).await;
+    assert!(refused.is_err(), "it was sent: {refused:?}");
+}
+
+#[tokio::test]
+async fn who_was_away_gets_a_copy_unless_its_session_had_it() {
+    let mut plant = Plant::start().await;
+    plant.group("north", &["a", "b"]).await;
+    // a keeps a session that brings it the group's; b only ever had its own topic.
+    let mut a = member(&plant, "a").await;
+    let mut b = plant.device("b").await;
+    for device in [&mut a, &mut b] {
+        device.status("offline").await;
+    }
+    for id in ["a", "b"] {
+        plant.until_status(id, "offline").await;
+    }
+    a.leave().await;
+    let id = plant.give(&group("north"), "ring").await;
+    eventually("both are held", async || {
+        (number(&plant.sql, "SELECT count(*) FROM command_deliveries WHERE held AND NOT by_group").await == 2).then_some(())
+    })
+    .await;
+    let mut a = member(&plant, "a").await;
+    a.receive(1).await;
+    a.status("online").await;
+    a.answer(&format!(r#"{{"command_id":"{id}","status":"completed"}}"#)).await;
+    b.status("online").await;
+    b.receive(1).await;
+    assert_eq!(&b.received[0].topic[..], b"iotflow/devices/b/commands/control");
+    assert_eq!(json(&b.received[0])["command_id"], id.as_str());
+    b.answer(&format!(r#"{{"command_id":"{id}","status":"completed"}}"#)).await;
+    eventually("all are done", async || plant.command(&id).await.counts.is_done().then_some(())).await;
+    a.listen(Duration::from_millis(300)).await;
+    assert_eq!(a.commands(), ["ring"], "no copy beside the group's");
+    let deliveries = read::deliveries(&plant.sql, &id, Some(State::Completed), 0, 10)
+        .await
+        .expect("they can be read");
+    assert_eq!(deliveries.len(), 2);
+}

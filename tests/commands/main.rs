@@ -1,0 +1,13 @@
+//! Commands against a real broker and a real database: their whole life, offline devices, fleets, kills, hostile answers.
+#![allow(unreachable_pub, reason = "the parts of this test use each other's items")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod device;
+mod plant;
+
+mod answers;
+mod fleets;
+mod kills;
+mod life;

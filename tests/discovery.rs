@@ -1,0 +1,319 @@
+//! Devices that ask for credentials, at a real broker that obeys the database: who gets them, once, and over which wire.
+
+mod support;
+
+use std::process::{Command, Output};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hpke::aead::ChaCha20Poly1305;
+use hpke::kdf::HkdfSha256;
+use hpke::kem::X25519HkdfSha256;
+use hpke::{Deserializable as _, Kem, OpModeR, Serializable as _};
+use iotflow::courier::discovery::{SEAL_INFO, SEAL_SUITE};
+use iotflow::identity::audit::Actor;
+use iotflow::identity::principal::Role as ApiRole;
+use iotflow::identity::tokens::{self, NewToken, TokenName};
+use iotflow::mqtt::config::Config as MqttConfig;
+use iotflow::protocol::rights::Role;
+use rumqttc::v5::mqttbytes::v5::PubAckReason;
+use serde_json::{Value, json};
+use support::eventually;
+use support::http::Api;
+use support::judge::{number, texts};
+use support::person::{Person, login};
+use support::servers::{PASSWORD, SERVICE, connect, environment};
+use support::service::Service;
+use support::site::{Site, tls};
+
+/// The user that devices without credentials share.
+const NEWCOMER: &str = "newcomer";
+
+struct Trial {
+    service: Service,
+    site: Site,
+    operator: Api,
+}
+
+impl Trial {
+    async fn start(provisioning: Role, variables: &[(&str, &str)]) -> Self {
+        let site = Site::with_certificates().await;
+        site.add(&[(SERVICE, Role::Service), (NEWCOMER, provisioning)]).await;
+        site.in_force().await;
+        let mut environment = environment(site.ports.staff, site.db.url.reveal());
+        environment.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let service = Service::ready(site.folder.path(), &environment).await;
+        let mut sql = connect(site.db.url.reveal()).await;
+        let wanted = NewToken {
+            name: TokenName::parse("desk").expect("a name"),
+            role: ApiRole::Operator,
+            expiry: None,
+        };
+        let token = tokens::create(&mut sql, &Actor::new("test", "test"), &wanted)
+            .await
+            .expect("it is made");
+        let operator = Api::new(&service.address, Some(token.secret.reveal()));
+        Self { service, site, operator }
+    }
+
+    /// A device that knows the shared credential only, on an encrypted connection or a plain one.
+    async fn newcomer(&self, encrypted: bool) -> Person {
+        let config = self.way_in(encrypted, (NEWCOMER, PASSWORD));
+        Person::connect(&config, NEWCOMER)
+            .await
+            .expect("the shared credential is good here")
+    }
+
+    fn way_in(&self, encrypted: bool, who: (&str, &str)) -> MqttConfig {
+        if encrypted {
+            MqttConfig {
+                tls: Some(tls(&self.site.paths, None)),
+                ..login(self.site.ports.tls, Some(who))
+            }
+        } else {
+            login(self.site.ports.plain, Some(who))
+        }
+    }
+
+    /// `iotflow discovery …` at the database of this trial.
+    fn cli(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_iotflow"))
+            .arg("discovery")
+            .args(arguments)
+            .env("DATABASE_URL", self.site.db.url.reveal())
+            .current_dir(self.site.folder.path())
+            .output()
+            .expect("it runs")
+    }
+}
+
+fn register(device: &str) -> String {
+    format!("iotflow/discovery/register/{device}")
+}
+
+fn response(device: &str) -> String {
+    format!("iotflow/discovery/response/{device}")
+}
+
+/// Asks, and takes the answer.
+async fn ask(person: &mut Person, device: &str, says: &Value) -> Value {
+    let taken = person.publish(&register(device), &says.to_string()).await.expect("it is connected");
+    assert_eq!(taken, PubAckReason::Success);
+    answer(person, device).await
+}
+
+async fn answer(person: &mut Person, device: &str) -> Value {
+    let answer: Value = serde_json::from_str(&person.take(&response(device)).await).expect("JSON");
+    assert_eq!(answer["device_id"], device, "{answer}");
+    assert!(answer["timestamp"].is_string());
+    answer
+}
+
+/// Logs in with what it was given, and is heard.
+async fn is_heard(trial: &Trial, device: &str, password: &str) {
+    let config = trial.way_in(true, (device, password));
+    let mut person = Person::connect(&config, device).await.expect("its credentials are good");
+    let taken = person.publish(&format!("iotflow/devices/{device}/telemetry"), "{\"a\":1}").await;
+    assert_eq!(taken.expect("it is connected"), PubAckReason::Success);
+    let sql = format!("SELECT count(*) FROM readings WHERE device = '{device}'");
+    eventually(&format!("{device} is heard"), async || {
+        (number(&trial.site.sql, &sql).await == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_operator_approves_and_the_device_gets_its_credentials_once() {
+    let trial = Trial::start(Role::Provisioning, &[("DISCOVERY_POLICY", "approval")]).await;
+    let refused = Person::connect(&trial.way_in(false, (NEWCOMER, PASSWORD)), NEWCOMER).await;
+    assert!(refused.is_err(), "the shared credential is good by TLS only");
+
+    let mut newcomer = trial.newcomer(true).await;
+    newcomer.subscribe(&[&response("pump-1"), &response("pump-2")]).await;
+    let told = ask(&mut newcomer, "pump-1", &json!({"name": "Pump, \"north\"", "firmware": "2.1"})).await;
+    assert_eq!(told["status"], "pending", "{told}");
+    let (secret, public) = X25519HkdfSha256::gen_keypair();
+    let key = STANDARD.encode(public.to_bytes());
+    ask(&mut newcomer, "pump-2", &json!({"public_key": key})).await;
+
+    let listed = trial.operator.get("/api/v1/discovery?state=pending").await.ok();
+    assert_eq!(listed["registrations"][0]["payload"]["firmware"], "2.1", "{listed}");
+    assert_eq!(listed["registrations"][1]["public_key"], key, "{listed}");
+    trial.operator.post("/api/v1/discovery/pump-1/approve", json!({})).await.ok();
+    let told = answer(&mut newcomer, "pump-1").await;
+    assert_eq!(
+        (&told["status"], &told["credentials"]["username"]),
+        (&json!("approved"), &json!("pump-1")),
+        "{told}"
+    );
+    let password = told["credentials"]["password"].as_str().expect("a password").to_owned();
+    is_heard(&trial, "pump-1", &password).await;
+
+    // Once, and then never again.
+    eventually("it is on record as given", async || {
+        let issued = "SELECT count(*) FROM discovery_requests WHERE device = 'pump-1' AND issued_at IS NOT NULL";
+        (number(&trial.site.sql, issued).await == 1).then_some(())
+    })
+    .await;
+    let told = ask(&mut newcomer, "pump-1", &json!({})).await;
+    assert_eq!(told["status"], "rejected", "{told}");
+    assert!(told["reason"].as_str().is_some_and(|reason| reason.contains("already")) && told["credentials"].is_null());
+    trial
+        .operator
+        .post("/api/v1/discovery/pump-1/approve", json!({}))
+        .await
+        .problem(409);
+
+    // Sealed to the key that asked first; another key does not get it.
+    let (_, other) = X25519HkdfSha256::gen_keypair();
+    let told = ask(&mut newcomer, "pump-2", &json!({"public_key": STANDARD.encode(other.to_bytes())})).await;
+    assert_eq!(told["status"], "rejected", "{told}");
+    let approved = trial.cli(&["approve", "pump-2"]);
+    assert!(approved.status.success(), "{approved:?}");
+    let told = answer(&mut newcomer, "pump-2").await;
+    assert!(told["credentials"].is_null() && told["sealed"]["suite"] == SEAL_SUITE, "{told}");
+    let part = |name: &str| STANDARD.decode(told["sealed"][name].as_str().expect("text")).expect("base64");
+    let encapsulated = <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(&part("enc")).expect("a key");
+    let opened = hpke::single_shot_open::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
+        &OpModeR::Base,
+        &secret,
+        &encapsulated,
+        SEAL_INFO,
+        &part("ciphertext"),
+        b"pump-2",
+    );
+    let opened: Value = serde_json::from_slice(&opened.expect("it is sealed to this key")).expect("JSON");
+    is_heard(&trial, "pump-2", opened["password"].as_str().expect("a password")).await;
+
+    // Passwords are in nobody's hands but the devices'.
+    let everything =
+        "SELECT r::text FROM discovery_requests r UNION ALL SELECT a::text FROM audit_log a UNION ALL SELECT o::text FROM outbox o
+                      UNION ALL SELECT u::text FROM broker_users u";
+    let rows = texts(&trial.site.sql, everything).await.join("\n");
+    assert!(!rows.contains(&password) && !trial.service.log().contains(&password));
+    assert_eq!(
+        texts(
+            &trial.site.sql,
+            "SELECT object || ' ' || action FROM audit_log WHERE action LIKE 'discovery.%' ORDER BY id"
+        )
+        .await,
+        [
+            "pump-1 discovery.approve",
+            "pump-1 discovery.issue",
+            "pump-2 discovery.approve",
+            "pump-2 discovery.issue"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn credentials_that_nobody_heard_are_not_given_and_a_flood_is_limited() {
+    let variables = [("DISCOVERY_POLICY", "open"), ("DISCOVERY_RATE", "20")];
+    let trial = Trial::start(Role::ProvisioningPlain, &variables).await;
+    let mut newcomer = trial.newcomer(false).await;
+    let says = json!({"type": "meter"}).to_string();
+    newcomer.publish(&register("meter-1"), &says).await.expect("it is connected");
+    // Made, and thrown away: the broker said that nobody listens.
+    let made = "SELECT count(*) FROM discovery_requests WHERE issuing_at IS NOT NULL AND state = 'approved'";
+    eventually("credentials were made", async || {
+        (number(&trial.site.sql, made).await == 1).then_some(())
+    })
+    .await;
+    newcomer.subscribe(&["iotflow/discovery/response/+"]).await;
+    let told = ask(&mut newcomer, "meter-1", &json!({"type": "meter"})).await;
+    assert_eq!(told["status"], "approved", "{told}");
+    is_heard(&trial, "meter-1", told["credentials"]["password"].as_str().expect("a password")).await;
+
+    for (payload, why) in [("[]", "JSON object"), ("{", "JSON object"), ("{\"public_key\":\"x\"}", "X25519")] {
+        newcomer.publish(&register("meter-2"), payload).await.expect("it is connected");
+        let told = answer(&mut newcomer, "meter-2").await;
+        assert!(
+            told["reason"].as_str().is_some_and(|reason| reason.contains(why)),
+            "{payload}: {told}"
+        );
+    }
+    for device in ["iotflow-ingest-0", "aa:bb"] {
+        let told = ask(&mut newcomer, device, &json!({})).await;
+        assert_eq!(told["status"], "rejected", "{device}: {told}");
+    }
+
+    for number in 0..200 {
+        newcomer
+            .publish(&register(&format!("flood-{number}")), "{}")
+            .await
+            .expect("it is connected");
+    }
+    eventually("most of the flood was not looked at", async || {
+        (trial.service.sum("iotflow_discovery_dropped_total").await >= 170.0).then_some(())
+    })
+    .await;
+    let looked_at = number(
+        &trial.site.sql,
+        "SELECT count(*) FROM discovery_requests WHERE device LIKE 'flood-%'",
+    )
+    .await;
+    assert!(looked_at <= 30, "{looked_at}");
+}
+
+#[tokio::test]
+async fn who_was_announced_gets_credentials_and_others_do_not() {
+    let trial = Trial::start(Role::ProvisioningPlain, &[("DISCOVERY_POLICY", "preregistered")]).await;
+    let announced = trial.operator.post("/api/v1/discovery", json!({"device_id": "valve-1"})).await;
+    assert_eq!(announced.status, 201);
+    trial
+        .operator
+        .post("/api/v1/discovery", json!({"device_id": "valve-1"}))
+        .await
+        .problem(409);
+    trial
+        .operator
+        .post("/api/v1/discovery", json!({"device_id": "a b"}))
+        .await
+        .problem(422);
+    trial.site.add(&[("known", Role::Device)]).await;
+    trial
+        .operator
+        .post("/api/v1/discovery", json!({"device_id": "known"}))
+        .await
+        .problem(409);
+
+    let mut newcomer = trial.newcomer(false).await;
+    newcomer.subscribe(&["iotflow/discovery/response/+"]).await;
+    for (device, why) in [("valve-2", "not expected"), ("known", "already")] {
+        let told = ask(&mut newcomer, device, &json!({})).await;
+        assert!(
+            told["reason"].as_str().is_some_and(|reason| reason.contains(why)),
+            "{device}: {told}"
+        );
+    }
+    let told = ask(&mut newcomer, "valve-1", &json!({})).await;
+    is_heard(&trial, "valve-1", told["credentials"]["password"].as_str().expect("a password")).await;
+
+    let listed = trial.cli(&["list", "--json"]);
+    let line: Value = serde_json::from_slice(&listed.stdout).expect("one line");
+    assert_eq!(
+        (&line["device_id"], &line["state"]),
+        (&json!("valve-1"), &json!("issued")),
+        "{listed:?}"
+    );
+    for (arguments, why) in [
+        (&["approve", "valve-1"][..], "is issued"),
+        (&["reject", "valve-1"], "it has its credentials"),
+        (&["approve", "valve-9"], "there is no registration of valve-9"),
+        (&["expect", "known"], "has credentials already"),
+    ] {
+        let refused = trial.cli(arguments);
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains(why), "{refused:?}");
+    }
+    assert!(trial.cli(&["expect", "valve-3"]).status.success());
+    assert!(trial.cli(&["reject", "valve-3", "--reason", "sold"]).status.success());
+    let told = ask(&mut newcomer, "valve-3", &json!({})).await;
+    assert!(told["reason"].as_str().is_some_and(|reason| reason.contains("rejected")), "{told}");
+    assert!(trial.cli(&["forget", "valve-3"]).status.success());
+    let told = ask(&mut newcomer, "valve-3", &json!({})).await;
+    assert!(
+        told["reason"].as_str().is_some_and(|reason| reason.contains("not expected")),
+        "{told}"
+    );
+}
