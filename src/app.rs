@@ -16,7 +16,9 @@ use crate::access::state::State as Access;
 use crate::api::server;
 use crate::api::state::Parts;
 use crate::config::Config;
+use crate::courier::broker::Heard;
 use crate::courier::discovery::Clerk;
+use crate::courier::system::Speaker;
 use crate::courier::tap::Taps;
 use crate::courier::{self, session};
 use crate::db::error::describe;
@@ -135,7 +137,7 @@ impl App {
                 .transpose()
                 .context("JWT_KEYS cannot be used")?,
             mqtt: config.mqtt.clone(),
-            broker,
+            broker: broker.clone(),
             publisher: handle.clone(),
             taps: Taps::new(config.mqtt.clone(), config.ingest.group.clone(), tasks.clone()),
             telemetry: Arc::clone(&telemetry),
@@ -224,7 +226,7 @@ impl App {
                 (SLOT_STAGGER * u32::try_from(index).unwrap_or(0), &slots_held),
             )?;
         }
-        app.start_courier(&config, handle)?;
+        app.start_courier(&config, handle, broker)?;
         app.start_presence(&store, config.presence.timeout);
         app.start_housekeeping(store, pipeline.gauges);
         startup.ready("every part was started");
@@ -334,7 +336,8 @@ impl App {
         Ok(())
     }
 
-    fn start_courier(&self, config: &Config, publisher: Handle) -> anyhow::Result<()> {
+    fn start_courier(&self, config: &Config, publisher: Handle, broker: watch::Receiver<Arc<Heard>>) -> anyhow::Result<()> {
+        let speaks = publisher.clone();
         let tree = TopicTree::new(&config.ingest.base_topic)?;
         let clerks_pool = pool::pool(&config.db, "discovery", CLERKS_CONNECTIONS)?;
         let dropped = self.metrics.discovery_dropped.clone();
@@ -358,6 +361,16 @@ impl App {
             metrics: Arc::clone(&self.metrics),
             stop: self.tasks.stop_token(),
         };
+        let speaker = Speaker {
+            config: config.system,
+            tree: parts.tree.clone(),
+            publisher: speaks,
+            lease: parts.lease.clone(),
+            readiness: self.readiness.clone(),
+            accounting: Arc::clone(&self.accounting),
+            broker,
+        };
+        self.tasks.spawn("system-topics", speaker.run(self.tasks.stop_token()));
         let courier = session::Courier::new(&config.ingest.group, parts)?;
         // Kept until the session has taken its leave, and not counted among what must end first.
         let lease_end = self.leases.child_token();

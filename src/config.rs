@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::api::server::Config as ApiConfig;
 use crate::courier::discovery::Config as DiscoveryConfig;
+use crate::courier::system::Config as SystemConfig;
 use crate::db::config::Config as DbConfig;
 use crate::db::partitions::Config as PartitionsConfig;
 use crate::devices::presence::Config as PresenceConfig;
@@ -58,6 +59,8 @@ pub struct Config {
     pub presence: PresenceConfig,
     /// Who gets credentials for the asking.
     pub discovery: DiscoveryConfig,
+    /// What the service says of itself.
+    pub system: SystemConfig,
     /// The HTTP listener.
     pub api: ApiConfig,
     /// Whose JWTs are taken; nobody's where there is none.
@@ -128,6 +131,7 @@ impl<S: Source> Reader<'_, S> {
             ingest,
             presence,
             discovery,
+            system,
             api,
             jwt,
             log,
@@ -173,6 +177,7 @@ impl<S: Source> Reader<'_, S> {
         self.take_span("INGEST_TIME_FUTURE", &mut ingest.time_window.future);
 
         self.take_span("PRESENCE_TIMEOUT", &mut presence.timeout);
+        self.take_span("SYSTEM_TOPICS_EVERY", &mut system.every);
         self.take("DISCOVERY_POLICY", &mut discovery.policy);
         self.take("DISCOVERY_RATE", &mut discovery.rate_per_minute);
         self.take("DISCOVERY_MAX_PENDING", &mut discovery.most_pending);

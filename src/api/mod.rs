@@ -35,9 +35,12 @@ mod mqtt;
 mod topics;
 
 mod bulk;
+mod command_views;
+mod commands;
 mod configs;
 mod credentials;
 mod devices;
+mod fleets;
 mod groups;
 
 mod telemetry;

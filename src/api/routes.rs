@@ -10,8 +10,8 @@ use utoipa_axum::routes;
 
 use super::state::Desk;
 use super::{
-    admin, audit, bulk, configs, credentials, dead_letters, devices, discovery, docs, groups, health, layers, messages, metrics, mqtt,
-    telemetry, topics,
+    admin, audit, bulk, commands, configs, credentials, dead_letters, devices, discovery, docs, fleets, groups, health, layers, messages,
+    metrics, mqtt, telemetry, topics,
 };
 
 /// Below which everything stands that asks for a credential.
@@ -71,6 +71,13 @@ fn api() -> OpenApiRouter<Desk> {
         .routes(routes!(groups::create, groups::list))
         .routes(routes!(groups::get, groups::update, groups::delete))
         .routes(routes!(groups::members, groups::add, groups::remove))
+        // Commands.
+        .routes(routes!(commands::send))
+        .routes(routes!(fleets::send))
+        .routes(routes!(commands::list))
+        .routes(routes!(commands::show))
+        .routes(routes!(commands::cancel))
+        .routes(routes!(commands::of_device))
         // What devices send.
         .routes(routes!(telemetry::submit::submit, telemetry::range, telemetry::delete))
         .routes(routes!(telemetry::of_events))

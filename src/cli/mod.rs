@@ -11,6 +11,7 @@ use crate::config::{Config, ConfigError, VARIABLES, Variable, environment};
 
 mod audit;
 mod broker;
+mod command;
 mod completions;
 mod database;
 mod dead_letter;
@@ -53,6 +54,7 @@ pub fn command() -> Command {
         .subcommand(device::command())
         .subcommand(group::command())
         .subcommand(token::command())
+        .subcommand(command::command())
         .subcommand(with_variables(audit::command()))
         .subcommand(dead_letter::command())
         .subcommand(discovery::command())
@@ -72,6 +74,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("device", matches)) => device::run(matches),
         Some(("group", matches)) => group::run(matches),
         Some(("token", matches)) => token::run(matches),
+        Some(("command", matches)) => command::run(matches),
         Some(("audit", matches)) => audit::run(matches),
         Some(("dead-letter", matches)) => dead_letter::run(matches),
         Some(("discovery", matches)) => discovery::run(matches),

@@ -161,6 +161,11 @@ pub const VARIABLES: &[Variable] = &[
         "Registrations a minute that are looked at; what is above is dropped",
     ),
     variable("DISCOVERY_MAX_PENDING", "1000", "Devices that may wait for approval"),
+    variable(
+        "SYSTEM_TOPICS_EVERY",
+        "10s",
+        "How often figures are published on system/metrics and monitoring/#; 0s publishes nothing, health and alerts included",
+    ),
     variable("HOST", "127.0.0.1", "Address of the HTTP listener"),
     variable("PORT", "8080", "Port of the HTTP listener; 0 takes a free one"),
     variable(

@@ -19,6 +19,8 @@ pub mod tap;
 
 pub mod discovery;
 
+pub mod system;
+
 pub mod session;
 
 mod talk;

@@ -250,6 +250,7 @@ impl Courier {
             incoming: Vec::new(),
             subscribed: None,
             look: true,
+            cramped: false,
             chores: true,
             ticks: 0,
         };
@@ -282,6 +283,8 @@ struct Round<'a> {
     subscribed: Option<Instant>,
     /// There may be something to send.
     look: bool,
+    /// There was no room for more when it was last looked.
+    cramped: bool,
     chores: bool,
     ticks: u32,
 }
@@ -313,6 +316,12 @@ impl Round<'_> {
             let errand = self.errand(stopping);
             if !errand.is_idle() {
                 self.go(&mut connection, errand).await?;
+                // However much there is to send, what the broker says is heard in between.
+                tokio::select! {
+                    biased;
+                    turned = connection.turn(true) => turned?,
+                    () = std::future::ready(()) => {}
+                }
                 continue;
             }
             if stopping {
@@ -372,16 +381,13 @@ impl Round<'_> {
         errand.chores = std::mem::take(&mut self.chores);
         if self.look {
             let room = self.talk.room_for_commands().min(BATCH);
-            // Where there is none, an end of one that is under way comes as news, and it is looked again.
-            self.look = room == 0;
+            (self.look, self.cramped) = (false, room == 0);
             errand.free = self.talk.free_ids(room);
             errand.letters = self.talk.room_for_letters(room);
             errand.letters_under_way = self.talk.letters();
         }
-        if errand.chores || !errand.news.free.is_empty() {
-            // A command that waited for room, or a letter that chores have put in.
-            self.look = true;
-        }
+        // A letter that chores put in, or a command that waits for the room that there will be after this visit.
+        self.look |= errand.chores || (self.cramped && !errand.news.free.is_empty());
         errand
     }
 

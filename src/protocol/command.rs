@@ -9,6 +9,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::channels::Channel;
@@ -75,8 +76,9 @@ impl fmt::Display for CommandId {
 pub struct BadKind;
 
 /// What a command is about: the last level of its topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = CommandType)]
 pub enum Kind {
     /// It changes a setting.
     Config,

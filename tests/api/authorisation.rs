@@ -64,6 +64,12 @@ const NEEDED: &[(&str, &str, Role)] = &[
     ("get", "/api/v1/groups/{group_id}/members", Role::Viewer),
     ("post", "/api/v1/groups/{group_id}/members", Role::Operator),
     ("delete", "/api/v1/groups/{group_id}/members", Role::Operator),
+    ("post", "/api/v1/mqtt/device/{device_id}/command", Role::Operator),
+    ("post", "/api/v1/mqtt/fleet/{group_id}/command", Role::Operator),
+    ("get", "/api/v1/commands", Role::Viewer),
+    ("get", "/api/v1/commands/{command_id}", Role::Viewer),
+    ("post", "/api/v1/commands/{command_id}/cancel", Role::Operator),
+    ("get", "/api/v1/devices/{device_id}/commands", Role::Viewer),
 ];
 
 #[tokio::test]

@@ -39,6 +39,8 @@ impl Device {
             username: Some(SERVICE.to_owned()),
             password: Some(Secret::new(PASSWORD)),
             session_expiry: Duration::from_secs(3_600),
+            // The test looks at it only now and then.
+            keep_alive: Duration::from_secs(3_600),
             ..Config::default()
         };
         let (mut connection, _) = Connection::open(&config, id).await.expect("it may");

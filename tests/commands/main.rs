@@ -8,6 +8,9 @@ mod device;
 mod plant;
 
 mod answers;
+mod door;
 mod fleets;
 mod kills;
 mod life;
+mod load;
+mod steps;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use tokio_postgres::{Error, GenericClient};
+use utoipa::ToSchema;
 
 use super::state::State;
 
@@ -24,7 +25,7 @@ const SUMS: &str = "
     GROUP BY c.command_id, c.group_id, d.state";
 
 /// How many devices are in each state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Counts {
     /// All of them.
     pub total: i64,

@@ -1,10 +1,13 @@
 //! Commands read again: one with its deliveries, and the history of a device, a group, or all, a page at a time.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::{Error, GenericClient, Row};
 
 use crate::protocol::command::CommandId;
+use crate::protocol::id::DeviceIdRef;
 
 use super::fleet::Counts;
 use super::state::State;
@@ -43,6 +46,12 @@ const DELIVERIES: &str = "
     FROM command_deliveries d JOIN devices v USING (device_id)
     WHERE d.command_id = $1 AND ($2::text IS NULL OR d.state = $2) AND d.seq > $3
     ORDER BY d.seq LIMIT $4";
+
+const OF_DEVICE: &str = "
+    SELECT d.seq, v.device, d.state, d.queued_at, d.sent_at, d.delivered_at, d.accepted_at, d.progress_at, d.finished_at, d.expires_at,
+           d.progress, d.message, d.result::text, d.held, d.command_id
+    FROM command_deliveries d JOIN devices v USING (device_id)
+    WHERE d.command_id = ANY ($1) AND v.device = $2";
 
 /// A command.
 #[derive(Debug, Clone, PartialEq)]
@@ -252,4 +261,17 @@ pub async fn history(client: &impl GenericClient, filter: &Filter<'_>, place: Op
         )
         .await?;
     rows.iter().map(command).collect()
+}
+
+/// How far a device has come with each of these commands, by the command's id.
+///
+/// # Errors
+/// The database's.
+pub async fn deliveries_of(
+    client: &impl GenericClient,
+    device: DeviceIdRef<'_>,
+    commands: &[&str],
+) -> Result<HashMap<String, Delivery>, Error> {
+    let rows = client.query(OF_DEVICE, &[&commands, &device.as_str()]).await?;
+    rows.iter().map(|row| Ok((row.try_get(14)?, delivery(row)?))).collect()
 }

@@ -4,12 +4,14 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 macro_rules! states {
     ($($name:ident = $text:literal, $rank:literal, $doc:literal;)+) => {
         /// Where a delivery stands.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, Serialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, Serialize, ToSchema)]
         #[serde(rename_all = "lowercase")]
+        #[schema(as = CommandState)]
         pub enum State { $(#[doc = $doc] $name,)+ }
 
         impl State {
