@@ -313,7 +313,8 @@ impl App {
             residue: Default::default(),
             delivered: Default::default(),
             rates,
-            receipts,
+            // Status is not telemetry, and has none.
+            receipts: receipts.filter(|_| !session.status),
         };
         let store = store.clone();
         let stop = self.tasks.stop_token();

@@ -3,16 +3,21 @@
 use std::net::{IpAddr, SocketAddr};
 
 use axum::extract::{ConnectInfo, FromRequestParts};
-use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::identity::audit::Actor;
+use crate::identity::device_keys::{self, KeyError};
 use crate::identity::principal::{Means, Principal, Role};
 use crate::identity::tokens::{self, PREFIX, VerifyError};
+use crate::protocol::id::{DeviceId, DeviceIdRef};
 
 use super::error::{Kind, Problem};
 use super::state::Desk;
+
+/// Where devices show their keys.
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Somebody whose credential was verified.
 #[derive(Debug, Clone)]
@@ -58,6 +63,60 @@ roles! {
     Operator;
     /// An admin: may do everything.
     Admin;
+}
+
+/// Who may send telemetry for a device.
+#[derive(Debug, Clone)]
+pub(super) enum Sender {
+    /// The device itself, by its key.
+    Device(DeviceId),
+    /// An operator, for any.
+    Operator,
+}
+
+impl FromRequestParts<Desk> for Sender {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, desk: &Desk) -> Result<Self, Problem> {
+        match parts.headers.get(API_KEY) {
+            Some(presented) => holder(parts, desk, presented).await.map(Self::Device),
+            None => caller(parts, desk, Role::Operator).await.map(|_| Self::Operator),
+        }
+    }
+}
+
+impl Sender {
+    /// Whether it may for this device.
+    ///
+    /// # Errors
+    /// A problem where it is another's key.
+    pub(super) fn may_send_for(&self, device: DeviceIdRef<'_>) -> Result<(), Problem> {
+        match self {
+            Self::Device(own) if own.as_str() != device.as_str() => Err(Problem::new(
+                Kind::Forbidden,
+                format!("this is the key of {}; a device sends for itself alone", own.as_str()),
+            )),
+            Self::Device(_) | Self::Operator => Ok(()),
+        }
+    }
+}
+
+/// The device whose key this is.
+async fn holder(parts: &Parts, desk: &Desk, presented: &HeaderValue) -> Result<DeviceId, Problem> {
+    let address = address(parts, desk);
+    desk.guard.look_at(address)?;
+    let client = desk.database().await?;
+    let verified = device_keys::verify(&**client, presented.to_str().unwrap_or_default()).await;
+    let holder = verified.map_err(|error| match error {
+        KeyError::Database(error) => Problem::database(&error),
+        KeyError::Disabled(_) => Problem::new(Kind::Forbidden, error.to_string()),
+        refused => {
+            desk.guard.note_failure(address);
+            Problem::new(Kind::Unauthorized, refused.to_string())
+        }
+    })?;
+    desk.guard.admit(&format!("device:{}", holder.id.as_str()))?;
+    Ok(holder.id)
 }
 
 async fn caller(parts: &Parts, desk: &Desk, needed: Role) -> Result<Caller, Problem> {

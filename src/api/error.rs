@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use crate::mqtt::publisher::Failure;
 
 mod causes;
+mod telemetry;
 
 /// What kind of refusal it is. The name is stable: programs tell problems apart by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

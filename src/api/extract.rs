@@ -1,5 +1,6 @@
 //! What requests carry, taken out so that whatever is wrong with it is said as a problem document.
 
+use axum::body::Bytes;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
@@ -10,6 +11,10 @@ use super::error::{Kind, Problem};
 /// A body of JSON.
 #[derive(Debug)]
 pub(super) struct Json<T>(pub(super) T);
+
+/// A body of any kind, as it came.
+#[derive(Debug)]
+pub(super) struct Body(pub(super) Bytes);
 
 /// The query's parameters.
 #[derive(Debug)]
@@ -71,6 +76,21 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
                 format!("the path does not fit: {}", error.body_text()),
             )),
             Err(other) => Err(Problem::new(Kind::NotFound, other.body_text())),
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        match Bytes::from_request(request, state).await {
+            Ok(bytes) => Ok(Self(bytes)),
+            Err(other) if other.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE => Err(Problem::new(
+                Kind::TooLarge,
+                "the body is larger than this service takes (API_MAX_BODY_BYTES)",
+            )),
+            Err(other) => Err(Problem::new(Kind::BadRequest, other.body_text())),
         }
     }
 }

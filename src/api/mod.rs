@@ -42,3 +42,9 @@ mod credentials;
 mod devices;
 mod fleets;
 mod groups;
+
+mod telemetry;
+
+mod admin;
+mod audit;
+mod dead_letters;

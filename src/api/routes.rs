@@ -10,7 +10,8 @@ use utoipa_axum::routes;
 
 use super::state::Desk;
 use super::{
-    bulk, commands, configs, credentials, devices, discovery, docs, fleets, groups, health, layers, messages, metrics, mqtt, topics,
+    admin, audit, bulk, commands, configs, credentials, dead_letters, devices, discovery, docs, fleets, groups, health, layers, messages,
+    metrics, mqtt, telemetry, topics,
 };
 
 /// Below which everything stands that asks for a credential.
@@ -77,6 +78,19 @@ fn api() -> OpenApiRouter<Desk> {
         .routes(routes!(commands::show))
         .routes(routes!(commands::cancel))
         .routes(routes!(commands::of_device))
+        // What devices send.
+        .routes(routes!(telemetry::submit::submit, telemetry::range, telemetry::delete))
+        .routes(routes!(telemetry::of_events))
+        .routes(routes!(telemetry::of_latest))
+        .routes(routes!(telemetry::aggregated))
+        .routes(routes!(telemetry::export::export))
+        .routes(routes!(telemetry::latest_of_group))
+        // The installation.
+        .routes(routes!(dead_letters::list, dead_letters::purge))
+        .routes(routes!(dead_letters::get, dead_letters::remove))
+        .routes(routes!(dead_letters::replay))
+        .routes(routes!(admin::stats))
+        .routes(routes!(audit::list))
 }
 
 /// The description of the API, for whoever wants it without a service.

@@ -14,6 +14,7 @@ mod broker;
 mod command;
 mod completions;
 mod database;
+mod dead_letter;
 mod device;
 mod discovery;
 mod doctor;
@@ -55,6 +56,7 @@ pub fn command() -> Command {
         .subcommand(token::command())
         .subcommand(command::command())
         .subcommand(with_variables(audit::command()))
+        .subcommand(dead_letter::command())
         .subcommand(discovery::command())
         .subcommand(health::command())
         .subcommand(with_variables(doctor::command()))
@@ -74,6 +76,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(("token", matches)) => token::run(matches),
         Some(("command", matches)) => command::run(matches),
         Some(("audit", matches)) => audit::run(matches),
+        Some(("dead-letter", matches)) => dead_letter::run(matches),
         Some(("discovery", matches)) => discovery::run(matches),
         Some(("health", matches)) => health::run(matches),
         Some(("doctor", matches)) => doctor::run(matches),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! config ──► pool ──► migrate, flavour ──► partitions ──► copy_in
-//!               └──► lease, listen            └ error: who must act
+//!               └──► lease, listen, size      └ error: who must act
 //! ```
 //!
 //! Guarantees: every connection has its timeouts; every failure is sorted into retry, the row's fault, or the operator's.
@@ -24,3 +24,5 @@ pub mod copy_in;
 pub mod lease;
 
 pub mod listen;
+
+pub mod size;

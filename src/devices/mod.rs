@@ -7,7 +7,7 @@
 //!                                        │ └──► bulk (many at once)
 //!                                        ├────► desired (how it is to be set) ──► outbox (what is to be said)
 //!                                        ├────► discovery (who asks for credentials)
-//!                                        ├────► telemetry (what they sent, read again)
+//!                                        ├────► telemetry (what they sent, read again), stats (how much of everything)
 //!                                        └────► commands (what they are told, and answer)
 //! ```
 
@@ -36,6 +36,8 @@ pub mod bulk;
 pub mod export;
 
 pub mod telemetry;
+
+pub mod stats;
 
 pub mod commands;
 

@@ -15,6 +15,7 @@ const REGISTER: &str = "
     ON CONFLICT (device) DO UPDATE SET deleted_at = NULL, created_at = now(), updated_at = now(), revision = known.revision + 1
     WHERE known.deleted_at IS NOT NULL";
 const FIND: &str = "SELECT device_id FROM devices WHERE device = $1 AND deleted_at IS NULL";
+const FIND_EVEN_DELETED: &str = "SELECT device_id FROM devices WHERE device = $1";
 // Whoever is registered again is somebody new, but for the number that old telemetry bears.
 const CREATE: &str = "
     INSERT INTO devices AS known (device, display_name, device_type, tags, metadata) VALUES ($1, $2, $3, $4, $5)
@@ -97,6 +98,15 @@ pub async fn register(client: &impl GenericClient, device: DeviceIdRef<'_>) -> R
 /// The database's.
 pub async fn find(client: &impl GenericClient, device: DeviceIdRef<'_>) -> Result<Option<i32>, Error> {
     Ok(client.query_opt(FIND, &[&device.as_str()]).await?.map(|row| row.get(0)))
+}
+
+/// The number of a device, deleted or not: what it sent is still there.
+///
+/// # Errors
+/// The database's.
+pub async fn find_even_deleted(client: &impl GenericClient, device: DeviceIdRef<'_>) -> Result<Option<i32>, Error> {
+    let row = client.query_opt(FIND_EVEN_DELETED, &[&device.as_str()]).await?;
+    Ok(row.map(|row| row.get(0)))
 }
 
 /// Registers a device with what people say of it; returns its number.

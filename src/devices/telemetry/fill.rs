@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::aggregate::{Fill, Function};
+use super::window::{Fill, Function};
 
 /// The windows that an answer has, of those that have values.
 pub(super) fn fill(

@@ -20,6 +20,7 @@ const EXTRAS: &str = "
     FROM latest l, jsonb_each(l.extra) AS e (key, value)
     WHERE l.device_id = ANY ($1) AND jsonb_typeof(l.extra) = 'object'
     ORDER BY l.device_id, e.key, l.\"time\" DESC, l.metric_set_id DESC";
+const GROUP: &str = "SELECT FROM device_groups WHERE group_id = $1";
 const MEMBERS: &str = "
     SELECT d.device, d.device_id FROM device_group_members m JOIN devices d USING (device_id)
     WHERE m.group_id = $1 AND d.deleted_at IS NULL AND ($2::text IS NULL OR d.device > $2)
@@ -61,11 +62,15 @@ pub async fn of_device(client: &impl GenericClient, device_id: i32) -> Result<La
     Ok(of_devices(client, &[device_id]).await?.remove(&device_id).unwrap_or_default())
 }
 
-/// The newest values of a group's members in the order of their ids, behind that of `after`, at most `limit` members.
+/// The newest values of a group's members in the order of their ids, behind that of `after`, at most `limit` members. `None`
+/// where there is no such group.
 ///
 /// # Errors
 /// The database's.
-pub async fn of_group(client: &impl GenericClient, group: &GroupId, after: Option<&str>, limit: u32) -> Result<Vec<Member>, Error> {
+pub async fn of_group(client: &impl GenericClient, group: &GroupId, after: Option<&str>, limit: u32) -> Result<Option<Vec<Member>>, Error> {
+    if client.query_opt(GROUP, &[&group.as_str()]).await?.is_none() {
+        return Ok(None);
+    }
     let rows = client.query(MEMBERS, &[&group.as_str(), &after, &i64::from(limit)]).await?;
     let members: Vec<(String, i32)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     let numbers: Vec<i32> = members.iter().map(|(_, number)| *number).collect();
@@ -74,7 +79,7 @@ pub async fn of_group(client: &impl GenericClient, group: &GroupId, after: Optio
         device_id,
         latest: latest.remove(&number).unwrap_or_default(),
     };
-    Ok(members.into_iter().map(member).collect())
+    Ok(Some(members.into_iter().map(member).collect()))
 }
 
 async fn of_devices(client: &impl GenericClient, devices: &[i32]) -> Result<BTreeMap<i32, Latest>, Error> {

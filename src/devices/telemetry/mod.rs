@@ -18,6 +18,8 @@ pub mod events;
 
 pub mod latest;
 
+pub mod window;
+
 pub mod aggregate;
 
 mod fill;

@@ -53,8 +53,8 @@ actions! {
     CommandCancel = "command.cancel", "A command was taken back, as far as it had not been sent.";
     MessagePublish = "message.publish", "A message was published by hand.";
     TelemetryDelete = "telemetry.delete", "Telemetry and events of a device were deleted.";
-    DeadLetterReplay = "dead_letter.replay", "A dead letter was published again.";
-    DeadLetterPurge = "dead_letter.purge", "Dead letters were removed.";
+    DeadLetterReplay = "deadletter.replay", "A dead letter was published again.";
+    DeadLetterPurge = "deadletter.purge", "Dead letters were removed.";
     DiscoveryExpect = "discovery.expect", "A device was announced.";
     DiscoveryApprove = "discovery.approve", "A device that asked for credentials was approved.";
     DiscoveryReject = "discovery.reject", "A device that asked for credentials was rejected.";
@@ -122,11 +122,7 @@ mod tests {
         for action in Action::ALL {
             assert_eq!(action.as_str().parse(), Ok(*action));
             let (noun, verb) = action.as_str().split_once('.').expect("a noun and a verb");
-            assert!(
-                [noun, verb]
-                    .iter()
-                    .all(|word| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
-            );
+            assert!([noun, verb].iter().all(|word| word.bytes().all(|byte| byte.is_ascii_lowercase())));
         }
         assert_eq!("token.Create".parse::<Action>(), Err(BadAction));
     }

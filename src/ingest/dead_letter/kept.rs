@@ -72,6 +72,14 @@ pub struct Purge<'a> {
     pub before: Option<Timestamp>,
 }
 
+impl Purge<'_> {
+    /// Whether nothing is set, so that all would go.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        self.reason.is_none() && self.topic_prefix.is_none() && self.before.is_none()
+    }
+}
+
 /// The letters that fit, newest first.
 ///
 /// # Errors
