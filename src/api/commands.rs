@@ -219,7 +219,7 @@ pub(super) struct Cancelled {
 /// Cancel a command
 ///
 /// What was not sent yet is taken back; what the broker has cannot be. Where nothing is left to take back that is a conflict.
-#[utoipa::path(post, path = "/commands/{command_id}/cancel", tag = "commands", params(OfCommand), responses((status = 200, description = "What was not sent is taken back", body = Success<Cancelled>), (status = 409, description = "It was sent, or has come to its end")))]
+#[utoipa::path(post, path = "/commands/{command_id}/cancel", tag = "commands", params(OfCommand), responses((status = 200, description = "What was not sent is taken back", body = Success<Cancelled>)))]
 pub(super) async fn cancel(
     Operator(caller): Operator,
     State(desk): State<Desk>,
