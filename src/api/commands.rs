@@ -39,7 +39,7 @@ pub(super) struct Sent {
 ///
 /// It is in the database when this answers, and goes out exactly once, in order, when the device is not known to be offline. The state
 /// `sent` means that the broker has it; what comes after is what the device answers.
-#[utoipa::path(post, path = "/mqtt/device/{device_id}/command", tag = "commands", params(OfDevice, Wait, ("Idempotency-Key" = Option<String>, Header, description = "Your own name for the request: sent again under it, it is the same command")), request_body = ToSend, responses((status = 200, description = "The command is on its way", body = Success<Sent>)))]
+#[utoipa::path(post, path = "/mqtt/device/{device_id}/command", operation_id = "send_device_command", tag = "commands", params(OfDevice, Wait, ("Idempotency-Key" = Option<String>, Header, description = "Your own name for the request: sent again under it, it is the same command")), request_body = ToSend, responses((status = 200, description = "The command is on its way", body = Success<Sent>)))]
 pub(super) async fn send(
     Operator(caller): Operator,
     State(desk): State<Desk>,
@@ -120,7 +120,7 @@ pub(super) struct Commands {
 }
 
 /// List commands
-#[utoipa::path(get, path = "/commands", tag = "commands", params(Which), responses((status = 200, description = "Commands, newest first", body = Success<Commands>)))]
+#[utoipa::path(get, path = "/commands", operation_id = "list_commands", tag = "commands", params(Which), responses((status = 200, description = "Commands, newest first", body = Success<Commands>)))]
 pub(super) async fn list(_: Viewer, State(desk): State<Desk>, Query(which): Query<Which>) -> Result<Success<Commands>, Problem> {
     let limit = page::limit(which.limit)?;
     let place: Option<Place> = page::read(which.cursor.as_deref())?;
@@ -185,7 +185,7 @@ pub(super) struct Shown {
 }
 
 /// Show a command
-#[utoipa::path(get, path = "/commands/{command_id}", tag = "commands", params(OfCommand, WhichDeliveries), responses((status = 200, description = "The command, with a page of its deliveries", body = Success<Shown>)))]
+#[utoipa::path(get, path = "/commands/{command_id}", operation_id = "get_command", tag = "commands", params(OfCommand, WhichDeliveries), responses((status = 200, description = "The command, with a page of its deliveries", body = Success<Shown>)))]
 pub(super) async fn show(
     _: Viewer,
     State(desk): State<Desk>,
@@ -219,7 +219,7 @@ pub(super) struct Cancelled {
 /// Cancel a command
 ///
 /// What was not sent yet is taken back; what the broker has cannot be. Where nothing is left to take back that is a conflict.
-#[utoipa::path(post, path = "/commands/{command_id}/cancel", tag = "commands", params(OfCommand), responses((status = 200, description = "What was not sent is taken back", body = Success<Cancelled>), (status = 409, description = "It was sent, or has come to its end")))]
+#[utoipa::path(post, path = "/commands/{command_id}/cancel", operation_id = "cancel_command", tag = "commands", params(OfCommand), responses((status = 200, description = "What was not sent is taken back", body = Success<Cancelled>)))]
 pub(super) async fn cancel(
     Operator(caller): Operator,
     State(desk): State<Desk>,
@@ -267,7 +267,7 @@ pub(super) struct CommandsOfDevice {
 }
 
 /// List a device's commands
-#[utoipa::path(get, path = "/devices/{device_id}/commands", tag = "commands", params(OfDevice, WhichOfDevice), responses((status = 200, description = "The device's commands, newest first, those of its groups included", body = Success<CommandsOfDevice>)))]
+#[utoipa::path(get, path = "/devices/{device_id}/commands", operation_id = "list_device_commands", tag = "commands", params(OfDevice, WhichOfDevice), responses((status = 200, description = "The device's commands, newest first, those of its groups included", body = Success<CommandsOfDevice>)))]
 pub(super) async fn of_device(
     _: Viewer,
     State(desk): State<Desk>,

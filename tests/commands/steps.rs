@@ -3,17 +3,21 @@
 
 use std::time::{Duration, Instant};
 
+use iotflow::courier::discovery::{self, Clerk};
 use iotflow::courier::session::{Courier, Parts};
 use iotflow::db::config::Config as DbConfig;
 use iotflow::db::lease::Lease;
 use iotflow::db::migrate::migrate;
+use iotflow::db::pool;
 use iotflow::lifecycle::readiness::Readiness;
 use iotflow::mqtt::config::Config as MqttConfig;
+use iotflow::mqtt::publisher::Publisher;
 use iotflow::observe::metrics::Metrics;
 use iotflow::operations::commands;
 use iotflow::protocol::command::CommandId;
 use iotflow::protocol::topic::TopicTree;
 use iotflow::stack::postgres::Postgres;
+use metrics::Counter;
 use rumqttc::v5::mqttbytes::v5::{Packet, PubAck, PubComp, PubRec, PubRecReason, PubRel, Publish};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -63,19 +67,31 @@ impl Stage {
     async fn enter(&mut self, session_present: bool) -> Peer {
         self.kill().await;
         let (keeper, lease) = watch::channel(Lease::Held { confirmed: Instant::now() });
+        let mqtt = MqttConfig {
+            host: "127.0.0.1".to_owned(),
+            port: self.broker.port,
+            keep_alive: Duration::from_secs(60),
+            ..MqttConfig::default()
+        };
+        let tree = TopicTree::new("iotflow").expect("a base topic");
+        let (metrics, stop, latch) = (
+            Metrics::new(),
+            CancellationToken::new(),
+            Readiness::default().latch("broker/courier"),
+        );
+        // Nobody registers here, and nobody looks after it.
+        let (_, publisher) = Publisher::new(&mqtt, "test", latch.clone(), metrics.connection("publisher"), stop.clone());
+        let pool = pool::pool(&self.db, "clerk", 1).expect("a sound URL");
+        let (_, registrations) = Clerk::new(discovery::Config::default(), tree.clone(), pool, publisher, Counter::noop());
         let parts = Parts {
-            mqtt: MqttConfig {
-                host: "127.0.0.1".to_owned(),
-                port: self.broker.port,
-                keep_alive: Duration::from_secs(60),
-                ..MqttConfig::default()
-            },
+            mqtt,
             db: self.db.clone(),
-            tree: TopicTree::new("iotflow").expect("a base topic"),
+            tree,
             lease,
-            latch: Readiness::default().latch("broker/courier"),
-            metrics: Metrics::new(),
-            stop: CancellationToken::new(),
+            latch,
+            metrics,
+            registrations,
+            stop,
         };
         let courier = Courier::new("test", parts).expect("a sound URL");
         self.courier = Some((tokio::spawn(courier.run()), keeper));
