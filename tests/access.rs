@@ -4,7 +4,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use iotflow::access::apply::{Applier, ApplyError};
@@ -400,15 +400,18 @@ async fn many_changes_at_once_cost_few_reloads() {
     }
 }
 
-/// Spoils the next access list as soon as it is in place: as if the disk had given back something else.
+/// Spoils the next access list as soon as it is in place, in one step: as if the disk had given back something else. Written over
+/// it would be empty for a moment, and with an empty list the broker refuses everything, which is no broker that is open.
 fn spoil_the_next(list: PathBuf) -> std::thread::JoinHandle<()> {
+    let spoilt = list.parent().and_then(Path::parent).expect("a folder of ours").join("spoilt");
+    std::fs::write(&spoilt, "no access list\n").expect("it is ours");
     let inode = move || std::fs::metadata(&list).map(|metadata| (metadata.ino(), list.clone()));
     let (before, _) = inode().expect("it is there");
     std::thread::spawn(move || {
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
             if let Some((_, list)) = inode().ok().filter(|(now, _)| *now != before) {
-                std::fs::write(list, "no access list\n").expect("it is ours");
+                std::fs::rename(&spoilt, list).expect("it is ours");
                 return;
             }
         }
