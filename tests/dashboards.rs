@@ -568,7 +568,8 @@ async fn assert_what_the_fleet_left_behind(prometheus: &Prometheus) {
         ("sum(iotflow_qos_duplicates_total)", 1.0),
         ("sum(iotflow_qos_dead_lettered_total)", 3.0),
         ("sum(iotflow_ingest_rejected_total)", 3.0),
-        ("sum(iotflow_mqtt_connected)", 2.0),
+        // slot-0, status, the courier and the publisher.
+        ("sum(iotflow_mqtt_connected)", 4.0),
         ("sum(iotflow_qos_in_flight)", 0.0),
     ] {
         eventually(&format!("{expression} is {expected}"), async || {

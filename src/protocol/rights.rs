@@ -177,6 +177,13 @@ pub fn canary_refused(tree: &TopicTree) -> String {
     format!("{}/monitoring/canary/refused", tree.base())
 }
 
+/// A topic that nobody but an admin may write, the service neither: it is beside the tree. Publishing there shows whether what
+/// bounds the service is in force.
+#[must_use]
+pub fn outside(tree: &TopicTree) -> String {
+    format!("{}-outside/canary", tree.base())
+}
+
 /// Whether `user` with this role and these groups may do it on this topic: what the broker must answer.
 #[must_use]
 pub fn allows(tree: &TopicTree, (user, role, groups): (&str, Role, &[GroupId]), access: Access, topic: &str) -> bool {
@@ -262,6 +269,17 @@ mod tests {
             Access::Read,
             "iotflow/fleet/commands/g"
         ));
+    }
+
+    #[test]
+    fn what_is_outside_is_refused_to_all_but_admins() {
+        for base in ["iotflow", "plant/two"] {
+            let tree = TopicTree::new(base).expect("a base topic");
+            for role in Role::ALL {
+                let may = allows(&tree, ("one", *role, &[]), Access::Write, &outside(&tree));
+                assert_eq!(may, *role == Role::Admin, "{role} at {base}");
+            }
+        }
     }
 
     #[test]

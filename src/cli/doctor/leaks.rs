@@ -1,7 +1,7 @@
 //! What gets through: at each listener it is tried to write, and to read, what nobody may.
 //!
 //! On this machine it is the canary that tries, a user that the access list gives one single topic. Elsewhere it is the
-//! service's own user, which may do more, but not write where nobody may.
+//! service's own user, which may do all that is in its topic tree, and nothing beside it.
 
 use std::time::Duration;
 
@@ -149,7 +149,7 @@ async fn by_service(findings: &mut Findings, patient: &Patient) {
             return;
         }
     };
-    let topic = rights::canary_refused(&tree);
+    let topic = rights::outside(&tree);
     match publish(&mut connection, &topic, &mut Vec::new()).await {
         Ok(PubAckReason::NotAuthorized) => {
             findings.ok(&place.name, format!("refuses the service to write to {topic}, as it must"));
@@ -157,7 +157,7 @@ async fn by_service(findings: &mut Findings, patient: &Patient) {
         Ok(answer) => {
             findings.fault(
                 &place.name,
-                format!("lets the service write to {topic}, where nobody may ({answer:?}): either there is no access list, or the user is an admin"),
+                format!("lets the service write to {topic}, outside its tree ({answer:?}): either there is no access list, or the user is an admin"),
                 "an acl_file for this listener (README, `iotflow broker agent`), and a user of its own for the service",
             );
         }
