@@ -13,6 +13,7 @@ use crate::api::server;
 use crate::api::state::Parts;
 use crate::config::Config;
 use crate::courier::broker as broker_report;
+use crate::courier::session;
 use crate::courier::tap::Taps;
 use crate::db::flavour::Flavour;
 use crate::db::partitions::Partitions;
@@ -41,8 +42,19 @@ const STATEMENT_WITHIN: Duration = Duration::from_secs(30);
 /// Between the first attempts at two slots, so that the second knows whether the first was taken.
 const SLOT_STAGGER: Duration = Duration::from_millis(200);
 
-/// Connections to the database beside those of the writers.
-pub const FURTHER_CONNECTIONS: usize = 3;
+/// Connections of ingest to the database beside those of the writers.
+const FURTHER_CONNECTIONS: usize = 3;
+/// The courier's: its visits, and one that listens.
+const COURIERS_CONNECTIONS: usize = session::CONNECTIONS + 1;
+
+/// The most connections to the database that one replica has: of ingest, a session for each lease, of requests, of the courier and of
+/// whoever looks after registrations.
+#[must_use]
+pub fn database_connections(config: &Config) -> usize {
+    let leases = ingest_sessions::wanted(&config.ingest).map_or(1, |wanted| wanted.len()) + 1;
+    let ingest = config.ingest.shards + FURTHER_CONNECTIONS;
+    ingest + leases + config.api.connections + COURIERS_CONNECTIONS + courier::CLERKS_CONNECTIONS
+}
 
 /// A running service.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use crate::protocol::topic::TopicTree;
 use super::App;
 
 /// Connections to the database of whoever looks after registrations.
-const CLERKS_CONNECTIONS: usize = 2;
+pub(super) const CLERKS_CONNECTIONS: usize = 2;
 
 impl App {
     pub(super) fn start_courier(&self, config: &Config, publisher: Handle, broker: watch::Receiver<Arc<Heard>>) -> anyhow::Result<()> {
