@@ -10,9 +10,13 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use iotflow::api::server;
+use iotflow::api::state::Parts;
 use iotflow::config::{Config, VARIABLES};
+use iotflow::courier::tap::Taps;
+use iotflow::db::pool;
 use iotflow::lifecycle::readiness::Readiness;
-use iotflow::observe::accounting::Accounting;
+use iotflow::lifecycle::tasks::Tasks;
+use iotflow::mqtt::publisher::Publisher;
 use iotflow::observe::metrics::Metrics;
 use iotflow::protocol::rights::{self, Access, Role};
 use iotflow::protocol::topic::TopicTree;
@@ -20,6 +24,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 fn path(name: &str) -> PathBuf {
@@ -377,22 +382,19 @@ fn the_script_makes_logins_that_fit_each_other() {
     assert_eq!(users.len(), 2);
     assert_hash_of(&service, users["iotflow"]);
     assert_hash_of(&fleet, users["fleet"]);
-    // No more than the database will grant.
+    // No more than the database will grant, and no less: a command must not be refused because the agent is late.
     let tree = TopicTree::new("iotflow").expect("a base topic");
+    let lines_of = |user: &str, role| {
+        let rights = rights::of_role(&tree, role).into_iter().map(|right| {
+            let access = if right.access == Access::Read { "read" } else { "write" };
+            format!("topic {access} {}", right.filter)
+        });
+        [format!("user {user}")].into_iter().chain(rights).collect::<Vec<_>>()
+    };
+    let expected = [lines_of("iotflow", Role::Service), lines_of("fleet", Role::Fleet)].concat();
     let acl = file("broker/access/acl");
-    let mut granted = Vec::new();
-    for line in acl.lines().filter(|line| !line.is_empty()) {
-        match line.split(' ').collect::<Vec<_>>()[..] {
-            ["user", "iotflow"] => granted = rights::of_role(&tree, Role::Service),
-            ["user", "fleet"] => granted = rights::of_role(&tree, Role::Fleet),
-            ["topic", access, filter] => {
-                let access = if access == "read" { Access::Read } else { Access::Write };
-                let right = granted.iter().find(|right| right.access == access && right.filter == filter);
-                assert!(right.is_some(), "{line}");
-            }
-            _ => panic!("{line}"),
-        }
-    }
+    let granted: Vec<&str> = acl.lines().filter(|line| !line.is_empty()).collect();
+    assert_eq!(granted, expected);
     assert_eq!(
         file("mosquitto/health"),
         format!("-h 127.0.0.1\n-p 1884\n-u iotflow\n-P {service}\n")
@@ -577,17 +579,41 @@ fn the_image_runs_and_asks_what_the_command_line_offers() {
 
 // --- prometheus.yml, grafana/provisioning ---
 
+/// What the API needs of a service that reaches no database and no broker: its pages are served all the same.
+fn parts_without_servers() -> Parts {
+    let (config, metrics, readiness) = (Config::default(), Metrics::new(), Readiness::default());
+    let stop = CancellationToken::new();
+    let (_, publisher) = Publisher::new(
+        &config.mqtt,
+        &config.ingest.group,
+        readiness.latch("broker/publisher"),
+        metrics.connection("publisher"),
+        stop.clone(),
+    );
+    Parts {
+        pool: pool::pool(&config.db, "api", 1).expect("a sound URL"),
+        tree: TopicTree::new(&config.ingest.base_topic).expect("a base topic"),
+        verifier: None,
+        mqtt: config.mqtt.clone(),
+        broker: watch::channel(Arc::default()).1,
+        publisher,
+        taps: Taps::new(config.mqtt, config.ingest.group, Tasks::default()),
+        telemetry: Arc::default(),
+        readiness,
+        metrics,
+        accounting: Arc::default(),
+        stop,
+    }
+}
+
 #[tokio::test]
 async fn prometheus_asks_for_the_pages_that_are_served() {
     let mut api = Config::default().api;
     let expected_target = format!("iotflow:{}", api.port);
     api.port = 0;
-    let exposed = (Metrics::new(), Arc::new(Accounting::default()));
-    let server = server::bind(&api, Readiness::default(), exposed)
-        .await
-        .expect("there is a free port");
-    let address = server.address().expect("it is bound");
-    let running = tokio::spawn(server.run(CancellationToken::new()));
+    let door = server::bind(&api).await.expect("there is a free port");
+    let address = door.address().expect("it is bound");
+    let running = tokio::spawn(door.run(parts_without_servers(), CancellationToken::new()));
     let mut pages = BTreeSet::new();
     let prometheus = yaml("prometheus.yml");
     for job in items(&prometheus["scrape_configs"]) {

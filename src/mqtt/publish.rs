@@ -72,7 +72,7 @@ impl Properties {
             return None;
         }
         let seconds = |expiry: Duration| {
-            let whole = expiry.as_secs() + u64::from(expiry.subsec_nanos() > 0);
+            let whole = expiry.as_secs().saturating_add(u64::from(expiry.subsec_nanos() > 0));
             u32::try_from(whole).unwrap_or(u32::MAX)
         };
         Some(PublishProperties {

@@ -165,13 +165,13 @@ pub fn of_member(tree: &TopicTree, group: &GroupId) -> Right {
 }
 
 /// The one topic that a canary may write, with a level that is another for each set of the broker's files. Who proves that a
-/// set is in force publishes there, and where it must not; only an admin who reads everything hears of it.
+/// set is in force publishes there, and where it must not; only who reads the whole tree hears of it.
 #[must_use]
 pub fn canary_allowed(tree: &TopicTree, generation: &str) -> String {
     format!("{}/monitoring/canary/{generation}", tree.base())
 }
 
-/// A topic that nobody but an admin may write.
+/// A topic that no device, no canary, and nobody but an admin and the service may write.
 #[must_use]
 pub fn canary_refused(tree: &TopicTree) -> String {
     format!("{}/monitoring/canary/refused", tree.base())
