@@ -126,10 +126,7 @@ impl Trial {
         std::fs::write(folder.join(name), options).expect("it is ours");
         // They write to a pipe by the block, and a test waits for lines.
         let mut command = command("stdbuf");
-        command
-            .args(["--output=L", name])
-            .args(arguments)
-            .env("XDG_CONFIG_HOME", &folder);
+        command.args(["--output=L", name]).args(arguments).env("XDG_CONFIG_HOME", &folder);
         Program::start(&folder, name, command)
     }
 

@@ -103,9 +103,7 @@ async fn a_sensor_hears_and_says_nothing_that_is_anothers() {
         .await;
     assert_eq!(victim.next().await.command(), "restart");
     victim.report("telemetry/sensors", &json!({"a": 1}), 1, false).await;
-    curious
-        .publish("iotflow/devices/sensor_002/telemetry/sensors", r#"{"a":2}"#)
-        .await;
+    curious.publish("iotflow/devices/sensor_002/telemetry/sensors", r#"{"a":2}"#).await;
     // The last comes last, and what was refused was never stored.
     trial
         .send("sensor_001", &json!({"command_type": "control", "command": "fence"}))
