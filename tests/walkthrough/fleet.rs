@@ -18,9 +18,10 @@ async fn member(trial: &Trial, login: &Login) -> Paho {
     member
 }
 
-/// A device that is a shell script: it takes one command, and publishes an answer. It never says that it is there.
+/// A device that is a shell script: it listens for one command, and publishes an answer. It never says that it is there. What it
+/// publishes, it publishes as a client of the same id, which ends its session: so it has to listen before a command is given.
 async fn script(trial: &Trial, login: &Login) -> Program {
-    let arguments = ["-i", &login.username, "-c", "-x", "3600", "-q", "2", "-t", COMMANDS, "-C", "1"];
+    let arguments = ["-q", "2", "-t", COMMANDS, "-C", "1"];
     trial.mosquitto_sub(login, &arguments).await
 }
 
@@ -123,9 +124,9 @@ async fn a_fleet_that_a_tag_makes_gets_its_commands_until_the_tag_is_gone() {
     trial.site.in_force().await;
     let members = trial.operator.get("/api/v1/groups/building_7/members").await.ok();
     assert_eq!(members["members"], json!(["valve_001", "valve_003"]), "{members}");
+    let mut third = script(&trial, &logins[2]).await;
     let id = order(&trial, "flush").await;
     has(&mut first, "flush").await;
-    let mut third = script(&trial, &logins[2]).await;
     assert_eq!(message(&mut third).await["payload"]["command"], "flush");
     eventually("it is for two", async || {
         (trial.command(&id).await["command"]["devices"]["total"] == 2).then_some(())
