@@ -31,7 +31,12 @@ async fn a_validator_passes_the_description_and_schemathesis_finds_nothing() {
 
     let token = trial.admin.token.clone().expect("an admin has one");
     let examples = std::env::var("IOTFLOW_API_EXAMPLES").unwrap_or_else(|_| "25".to_owned());
+    let seed = std::env::var("IOTFLOW_API_SEED").unwrap_or_else(|_| "1".to_owned());
     let tried = program("st")
+        .args([
+            "--config-file",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/schemathesis.toml"),
+        ])
         .args(["run", &format!("http://{}/api/v1/openapi.json", trial.service.address)])
         .args(["--header", &format!("Authorization: Bearer {token}")])
         .args([
@@ -43,7 +48,7 @@ async fn a_validator_passes_the_description_and_schemathesis_finds_nothing() {
             "--request-timeout",
             "30",
         ])
-        .args(["--seed", "1"])
+        .args(["--seed", &seed])
         .current_dir(&folder)
         .status()
         .expect("it runs");

@@ -13,6 +13,7 @@ use super::answer::{Success, success};
 use super::auth::Admin;
 use super::error::{Kind, Problem};
 use super::extract::Query;
+use super::grammar;
 use super::page;
 use super::state::Desk;
 use super::telemetry::text;
@@ -23,19 +24,22 @@ use super::telemetry::text;
 #[into_params(parameter_in = Query)]
 pub(super) struct AuditQuery {
     /// Since then: RFC 3339 or epoch.
+    #[param(inline, value_type = Option<grammar::Moment>)]
     since: Option<String>,
     /// Of this actor: an account, `token:NAME` or `jwt:SUBJECT`.
-    #[param(example = "token:admin")]
+    #[param(inline, value_type = Option<grammar::Exactly>, example = "token:admin")]
     actor: Option<String>,
     /// Of this action.
-    #[param(example = "device.create")]
+    #[param(inline, value_type = Option<grammar::Action>, example = "device.create")]
     action: Option<String>,
     /// On this object.
+    #[param(inline, value_type = Option<grammar::Exactly>)]
     object: Option<String>,
     /// The `next_cursor` of the page before.
+    #[param(inline, value_type = Option<grammar::Cursor>)]
     cursor: Option<String>,
     /// At most so many: 1 to 1000, 100 where nothing is said.
-    #[param(minimum = 1, maximum = 1000)]
+    #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<u32>,
 }
 

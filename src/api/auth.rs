@@ -57,12 +57,22 @@ macro_rules! roles {
 }
 
 roles! {
-    /// A viewer, or more: may read.
-    Viewer;
     /// An operator, or more: may work with devices.
     Operator;
     /// An admin: may do everything.
     Admin;
+}
+
+/// A viewer, or more: may read. Who it is does not matter, as reading leaves no trace.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Viewer;
+
+impl FromRequestParts<Desk> for Viewer {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, desk: &Desk) -> Result<Self, Problem> {
+        caller(parts, desk, Role::Viewer).await.map(|_| Self)
+    }
 }
 
 /// Who may send telemetry for a device.

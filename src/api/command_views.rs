@@ -15,6 +15,7 @@ use crate::operations::commands::{DEFAULT_TTL, MAX_WAIT, Order};
 use crate::protocol::command::{CommandId, Kind};
 
 use super::error::{Kind as ProblemKind, Problem};
+use super::grammar;
 
 /// A command to give.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -23,13 +24,13 @@ pub(super) struct ToSend {
     /// What it is about: the last level of the topic, for a device.
     command_type: Kind,
     /// What to do.
-    #[schema(min_length = 1, max_length = 128, example = "restart")]
+    #[schema(inline, value_type = grammar::CommandName, example = "restart")]
     command: String,
     /// With what: any JSON of at most 64 KiB, delivered byte for byte as it stands here.
     #[schema(value_type = Option<serde_json::Value>, example = json!({"delay": 5}))]
     parameters: Option<Box<RawValue>>,
     /// Your own id for it; the same one twice is the same command. Left out: one is made.
-    #[schema(min_length = 1, max_length = 128, pattern = "^[A-Za-z0-9_.:-]{1,128}$")]
+    #[schema(inline, value_type = Option<grammar::CommandId>)]
     command_id: Option<String>,
     /// 0: perhaps, 1: at least once and only to who is subscribed, 2: exactly once to the broker.
     #[serde(default = "two")]
@@ -71,7 +72,7 @@ impl ToSend {
 #[into_params(parameter_in = Query)]
 pub(super) struct Wait {
     /// Answer only when every device has come to an end, or after so long: seconds, such as `10s`; 60 at most.
-    #[param(example = "10s", pattern = "^[0-9]{1,2}s?$")]
+    #[param(inline, value_type = Option<grammar::Patience>, example = "10s")]
     wait: Option<String>,
 }
 
@@ -79,7 +80,9 @@ impl Wait {
     /// The time, where one was given.
     pub(super) fn patience(&self) -> Result<Option<Duration>, Problem> {
         let Some(text) = self.wait.as_deref() else { return Ok(None) };
-        let seconds: Option<u64> = text.strip_suffix('s').unwrap_or(text).parse().ok();
+        let digits = text.strip_suffix('s').unwrap_or(text);
+        let plain = (1..=2).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+        let seconds: Option<u64> = digits.parse().ok().filter(|_| plain);
         let within = |span: &Duration| *span <= MAX_WAIT;
         let refused = || {
             let shown: String = text.chars().take(50).collect();

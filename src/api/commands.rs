@@ -18,6 +18,7 @@ use super::auth::{Caller, Operator, Viewer};
 use super::command_views::{CommandView, DeliveryView, ToSend, Wait};
 use super::error::{Kind, Problem};
 use super::extract::{Json, Path, Query};
+use super::grammar;
 use super::page;
 use super::state::Desk;
 use super::topics::OfDevice;
@@ -39,7 +40,7 @@ pub(super) struct Sent {
 ///
 /// It is in the database when this answers, and goes out exactly once, in order, when the device is not known to be offline. The state
 /// `sent` means that the broker has it; what comes after is what the device answers.
-#[utoipa::path(post, path = "/mqtt/device/{device_id}/command", operation_id = "send_device_command", tag = "commands", params(OfDevice, Wait, ("Idempotency-Key" = Option<String>, Header, description = "Your own name for the request: sent again under it, it is the same command")), request_body = ToSend, responses((status = 200, description = "The command is on its way", body = Success<Sent>)))]
+#[utoipa::path(post, path = "/mqtt/device/{device_id}/command", operation_id = "send_device_command", tag = "commands", params(OfDevice, Wait, ("Idempotency-Key" = inline(Option<grammar::IdempotencyKey>), Header, description = "Your own name for the request: sent again under it, it is the same command")), request_body = ToSend, responses((status = 200, description = "The command is on its way", body = Success<Sent>)))]
 pub(super) async fn send(
     Operator(caller): Operator,
     State(desk): State<Desk>,
@@ -95,16 +96,17 @@ fn device(id: &str) -> Result<DeviceId, Problem> {
 #[into_params(parameter_in = Query)]
 pub(super) struct Which {
     /// Of this device, those of its groups included.
-    #[param(max_length = 64)]
+    #[param(inline, value_type = Option<grammar::Id>)]
     device_id: Option<String>,
     /// Of this group.
-    #[param(max_length = 64)]
+    #[param(inline, value_type = Option<grammar::Id>)]
     group_id: Option<String>,
     /// With a device in this state.
     state: Option<Life>,
     /// About this.
     command_type: Option<Type>,
     /// Where the page begins: the `next_cursor` of the page before.
+    #[param(inline, value_type = Option<grammar::Cursor>)]
     cursor: Option<String>,
     /// The most commands of the page.
     #[param(minimum = 1, maximum = 1_000, default = 100)]
@@ -169,6 +171,7 @@ pub(super) struct WhichDeliveries {
     /// Of devices in this state.
     state: Option<Life>,
     /// Where the page begins: the `next_cursor` of the page before.
+    #[param(inline, value_type = Option<grammar::Cursor>)]
     cursor: Option<String>,
     /// The most deliveries of the page.
     #[param(minimum = 1, maximum = 1_000, default = 100)]
@@ -245,6 +248,7 @@ pub(super) struct WhichOfDevice {
     /// About this.
     command_type: Option<Type>,
     /// Where the page begins: the `next_cursor` of the page before.
+    #[param(inline, value_type = Option<grammar::Cursor>)]
     cursor: Option<String>,
     /// The most commands of the page.
     #[param(minimum = 1, maximum = 1_000, default = 100)]

@@ -15,6 +15,7 @@ use super::answer::{Success, success};
 use super::auth::{Admin, Operator, Viewer};
 use super::error::{Kind, Problem};
 use super::extract::{Path, Query};
+use super::grammar;
 use super::page;
 use super::state::Desk;
 use super::telemetry::text;
@@ -25,17 +26,19 @@ use super::telemetry::text;
 #[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
     /// Of this reason.
-    #[param(example = "not_json")]
+    #[param(inline, value_type = Option<grammar::Exactly>, example = "not_json")]
     reason: Option<String>,
     /// On topics that begin so.
-    #[param(example = "iotflow/devices/sensor_001/")]
+    #[param(inline, value_type = Option<grammar::Exactly>, example = "iotflow/devices/sensor_001/")]
     topic_prefix: Option<String>,
     /// Received since then: RFC 3339 or epoch.
+    #[param(inline, value_type = Option<grammar::Moment>)]
     since: Option<String>,
     /// The `next_cursor` of the page before.
+    #[param(inline, value_type = Option<grammar::Cursor>)]
     cursor: Option<String>,
     /// At most so many: 1 to 1000, 100 where nothing is said.
-    #[param(minimum = 1, maximum = 1000)]
+    #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<u32>,
 }
 
@@ -163,10 +166,13 @@ pub(super) async fn remove(
 #[into_params(parameter_in = Query)]
 pub(super) struct PurgeQuery {
     /// Of this reason.
+    #[param(inline, value_type = Option<grammar::Exactly>)]
     reason: Option<String>,
     /// On topics that begin so.
+    #[param(inline, value_type = Option<grammar::Exactly>)]
     topic_prefix: Option<String>,
     /// Received before then: RFC 3339 or epoch.
+    #[param(inline, value_type = Option<grammar::Moment>)]
     before: Option<String>,
 }
 

@@ -14,6 +14,7 @@ use crate::devices::list::{self, Filter};
 use crate::devices::patch::Patch;
 use crate::devices::presence::{self as presences, Presence};
 use crate::devices::registry::{self, Description};
+use crate::devices::telemetry::span::moment;
 use crate::operations::credentials::Wanted;
 use crate::operations::devices as operations;
 use crate::protocol::id::{DeviceId, DeviceIdRef, GroupId};
@@ -23,6 +24,7 @@ use super::auth::{Operator, Viewer};
 use super::credentials::IssuedCredentials;
 use super::error::{Kind, Problem};
 use super::extract::{Json, Path, Query};
+use super::grammar;
 use super::page;
 use super::precondition::{IfMatch, etag};
 use super::routes::BASE;
@@ -85,18 +87,18 @@ pub(super) struct ToRegister {
     #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9_.:-]{1,64}$", example = "sensor_001")]
     device_id: String,
     /// What people call it: one line.
-    #[schema(min_length = 1, max_length = 200, example = "Bob's sensor")]
+    #[schema(inline, value_type = Option<grammar::Name>, example = "Bob's sensor")]
     name: Option<String>,
     /// What kind of device it is.
-    #[schema(min_length = 1, max_length = 64, example = "thermometer")]
+    #[schema(inline, value_type = Option<grammar::Label>, example = "thermometer")]
     device_type: Option<String>,
     /// What devices are gathered by.
     #[serde(default)]
-    #[schema(max_items = 64)]
+    #[schema(max_items = 64, value_type = Vec<grammar::Label>)]
     tags: Vec<String>,
     /// Groups it joins; those that there are none of are made.
     #[serde(default)]
-    #[schema(max_items = 64)]
+    #[schema(max_items = 64, value_type = Vec<grammar::Id>)]
     groups: Vec<String>,
     /// What else is known of it: 16 KiB at most.
     #[serde(default)]
@@ -168,29 +170,30 @@ pub(super) struct Search {
     status: Option<String>,
     /// Of this type.
     #[serde(rename = "type")]
-    #[param(min_length = 1, max_length = 64)]
+    #[param(inline, value_type = Option<grammar::Label>)]
     device_type: Option<String>,
     /// In this group.
-    #[param(pattern = "^[A-Za-z0-9_.:-]{1,64}$")]
+    #[param(inline, value_type = Option<grammar::Id>)]
     group: Option<String>,
     /// With this tag.
-    #[param(min_length = 1, max_length = 64)]
+    #[param(inline, value_type = Option<grammar::Label>)]
     tag: Option<String>,
     /// With this text in their id or name, in upper or lower case.
-    #[param(min_length = 1, max_length = 200)]
+    #[param(inline, value_type = Option<grammar::Sought>)]
     q: Option<String>,
-    /// Seen before this time, or never.
-    #[param(value_type = Option<String>, format = DateTime)]
-    last_seen_before: Option<Timestamp>,
+    /// Seen before this time, or never: RFC 3339 or epoch.
+    #[param(inline, value_type = Option<grammar::Moment>)]
+    last_seen_before: Option<String>,
     /// Seen at this time or after it.
-    #[param(value_type = Option<String>, format = DateTime)]
-    last_seen_after: Option<Timestamp>,
+    #[param(inline, value_type = Option<grammar::Moment>)]
+    last_seen_after: Option<String>,
     /// Those that are let in, or those that are shut out.
     enabled: Option<bool>,
     /// At most so many.
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<u32>,
     /// The next_cursor of the page before.
+    #[param(inline, value_type = Option<grammar::Cursor>)]
     cursor: Option<String>,
 }
 
@@ -202,6 +205,11 @@ impl Search {
         {
             return Err(bad("q", &"1 to 200 characters of one line are expected"));
         }
+        // Nothing was seen before 1970, and PostgreSQL's own calendar has a beginning.
+        let seen = |text: &Option<String>| match text.as_deref().map(moment).transpose() {
+            Ok(time) => Ok(time.map(|time| time.max(Timestamp::UNIX_EPOCH))),
+            Err(error) => Err(Problem::from(error)),
+        };
         Ok(Filter {
             status: self
                 .status
@@ -236,9 +244,8 @@ impl Search {
                 })
                 .transpose()?,
             text: self.q.clone(),
-            // Nothing was seen before 1970, and PostgreSQL's own calendar has a beginning.
-            last_seen_before: self.last_seen_before.map(|time| time.max(Timestamp::UNIX_EPOCH)),
-            last_seen_after: self.last_seen_after.map(|time| time.max(Timestamp::UNIX_EPOCH)),
+            last_seen_before: seen(&self.last_seen_before)?,
+            last_seen_after: seen(&self.last_seen_after)?,
             enabled: self.enabled,
         })
     }
@@ -293,18 +300,19 @@ pub(super) async fn get(_: Viewer, State(desk): State<Desk>, Path(path): Path<Of
 }
 
 /// A change of a device, as a JSON merge patch (RFC 7396).
-#[derive(Debug, ToSchema)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = DevicePatch)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it describes what Patch::parse reads, where absent and null are two things")]
 pub(super) struct DevicePatch {
     /// What people call it; null for nothing.
-    #[schema(min_length = 1, max_length = 200, required = false)]
+    #[schema(inline, value_type = Option<grammar::Name>, required = false)]
     name: Option<String>,
     /// What kind of device it is; null for none.
-    #[schema(min_length = 1, max_length = 64, required = false)]
+    #[schema(inline, value_type = Option<grammar::Label>, required = false)]
     device_type: Option<String>,
     /// All its tags anew; null for none.
-    #[schema(max_items = 64, required = false)]
+    #[schema(max_items = 64, value_type = Option<Vec<grammar::Label>>, required = false)]
     tags: Option<Vec<String>>,
     /// A merge patch of its metadata; null empties it.
     #[schema(value_type = Option<Object>, required = false)]
@@ -314,7 +322,7 @@ pub(super) struct DevicePatch {
 /// Change a device
 ///
 /// A JSON merge patch: what is absent stays, what is null goes. With If-Match, only if the device still has that revision.
-#[utoipa::path(patch, path = "/devices/{device_id}", tag = "devices", params(OfDevice, ("If-Match" = Option<String>, Header, description = "The ETag that was read")), request_body(content((DevicePatch = "application/json"), (DevicePatch = "application/merge-patch+json"))), responses((status = 200, description = "The device as it is now; its revision is in ETag", body = Success<OneDevice>)))]
+#[utoipa::path(patch, path = "/devices/{device_id}", tag = "devices", params(OfDevice, ("If-Match" = inline(Option<grammar::Match>), Header, description = "The ETag that was read")), request_body(content((DevicePatch = "application/json"), (DevicePatch = "application/merge-patch+json"))), responses((status = 200, description = "The device as it is now; its revision is in ETag", body = Success<OneDevice>)))]
 pub(super) async fn update(
     Operator(caller): Operator,
     State(desk): State<Desk>,
@@ -331,7 +339,7 @@ pub(super) async fn update(
 ///
 /// Its credentials, memberships and configuration go, its open commands are cancelled, and the broker forgets what it retained of it.
 /// Its telemetry stays.
-#[utoipa::path(delete, path = "/devices/{device_id}", tag = "devices", params(OfDevice, ("If-Match" = Option<String>, Header, description = "The ETag that was read")), responses((status = 204, description = "It is deleted")))]
+#[utoipa::path(delete, path = "/devices/{device_id}", tag = "devices", params(OfDevice, ("If-Match" = inline(Option<grammar::Match>), Header, description = "The ETag that was read")), responses((status = 204, description = "It is deleted")))]
 pub(super) async fn delete(
     Operator(caller): Operator,
     State(desk): State<Desk>,

@@ -18,6 +18,7 @@ use super::answer::{Success, success};
 use super::auth::{Operator, Viewer};
 use super::error::{Kind, Problem};
 use super::extract::{Json, Path, Query};
+use super::grammar;
 use super::page;
 use super::state::Desk;
 use super::topics::OfDevice;
@@ -66,12 +67,13 @@ pub(super) struct Registrations {
 #[into_params(parameter_in = Query)]
 pub(super) struct Which {
     /// Of this state only.
-    #[param(example = "pending")]
+    #[param(inline, value_type = Option<grammar::Standing>, example = "pending")]
     state: Option<String>,
     /// How many at most.
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<u32>,
     /// The `next_cursor` of the page before.
+    #[param(inline, value_type = Option<grammar::Cursor>)]
     cursor: Option<String>,
 }
 
@@ -156,7 +158,7 @@ pub(super) async fn approve(
 #[serde(deny_unknown_fields)]
 pub(super) struct ToReject {
     /// For the audit, and for whoever looks.
-    #[schema(max_length = 500)]
+    #[schema(inline, value_type = Option<grammar::Cause>)]
     reason: Option<String>,
 }
 

@@ -27,8 +27,6 @@ pub(super) enum Kind {
     NotFound,
     /// The path has no such method.
     MethodNotAllowed,
-    /// The answer cannot be given in a form that is asked for.
-    NotAcceptable,
     /// It contradicts what is there.
     Conflict,
     /// What is there is not what the request was made for (If-Match).
@@ -59,7 +57,6 @@ impl Kind {
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "Not allowed"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "Not found"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed"),
-            Self::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "not_acceptable", "Not acceptable"),
             Self::Conflict => (StatusCode::CONFLICT, "conflict", "Conflict"),
             Self::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "precondition_failed", "It has changed meanwhile"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large", "Too large"),
@@ -83,7 +80,6 @@ impl Kind {
 pub(super) struct Problem {
     kind: Kind,
     detail: Cow<'static, str>,
-    errors: Vec<String>,
     retry_after_seconds: Option<u64>,
 }
 
@@ -113,9 +109,6 @@ pub(super) struct Document<'a> {
     error: &'a str,
     /// The same as `detail`.
     message: &'a str,
-    /// Every fault, where there is more than one.
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    errors: &'a [String],
 }
 
 impl Problem {
@@ -124,15 +117,8 @@ impl Problem {
         Self {
             kind,
             detail: detail.into(),
-            errors: Vec::new(),
             retry_after_seconds: None,
         }
-    }
-
-    /// The same, with every fault there is.
-    pub(super) fn with_errors(mut self, errors: Vec<String>) -> Self {
-        self.errors = errors;
-        self
     }
 
     /// The same, and when to come again.
@@ -191,7 +177,6 @@ impl Problem {
             request_id,
             error: name,
             message: &self.detail,
-            errors: &self.errors,
         };
         let mut response = (status, Json(document)).into_response();
         let headers = response.headers_mut();

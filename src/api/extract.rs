@@ -3,6 +3,7 @@
 use axum::body::Bytes;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::Uri;
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 
@@ -16,7 +17,8 @@ pub(super) struct Json<T>(pub(super) T);
 #[derive(Debug)]
 pub(super) struct Body(pub(super) Bytes);
 
-/// The query's parameters.
+/// The query's parameters. Where the request only reads, one without a value (`cursor=`) is as one left out: forms send those. What
+/// changes something takes every word as it stands.
 #[derive(Debug)]
 pub(super) struct Query<T>(pub(super) T);
 
@@ -53,8 +55,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        match axum::extract::Query::<T>::from_request_parts(parts, state).await {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let uri = if parts.method.is_safe() { said(&parts.uri) } else { None };
+        match axum::extract::Query::<T>::try_from_uri(uri.as_ref().unwrap_or(&parts.uri)) {
             Ok(axum::extract::Query(query)) => Ok(Self(query)),
             Err(QueryRejection::FailedToDeserializeQueryString(error)) => {
                 Err(Problem::new(Kind::BadRequest, format!("the query does not fit: {}", cause(&error))))
@@ -95,6 +98,14 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     }
 }
 
+/// The same address without parameters that have no value; none where all have one.
+fn said(uri: &Uri) -> Option<Uri> {
+    let query = uri.query()?;
+    let has_value = |pair: &&str| pair.split_once('=').is_some_and(|(_, value)| !value.is_empty());
+    let kept: Vec<&str> = query.split('&').filter(has_value).collect();
+    (kept.len() < query.split('&').count()).then(|| format!("/?{}", kept.join("&")).parse().ok())?
+}
+
 /// The innermost cause, which is what the sender can do something about.
 fn cause(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
@@ -102,4 +113,17 @@ fn cause(error: &dyn std::error::Error) -> String {
         innermost = next;
     }
     innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_without_a_value_is_as_one_left_out() {
+        let kept = |uri: &str| said(&uri.parse().expect("an address")).map(|uri| uri.query().unwrap_or_default().to_owned());
+        assert_eq!(kept("/a?b=1&c=&d&e=f=").as_deref(), Some("b=1&e=f="));
+        assert_eq!(kept("/a?c=").as_deref(), Some(""));
+        assert_eq!((kept("/a?b=1&c=2"), kept("/a")), (None, None));
+    }
 }

@@ -14,6 +14,7 @@ use super::command_views::{ToSend, Wait};
 use super::commands::{Sent, give};
 use super::error::{Kind, Problem};
 use super::extract::{Json, Path, Query};
+use super::grammar;
 use super::state::Desk;
 
 /// A group in the path.
@@ -30,7 +31,7 @@ pub(super) struct OfGroup {
 /// One publish on the group's topic; each member answers for itself. A member that was offline then gets a copy on its own topic once it
 /// is back, under the same `command_id`, unless it has answered before: its session at the broker may have kept the group's for it. A
 /// device that knows which ids it has done does nothing twice. How far all have come is published on `fleet/status/{group_id}`.
-#[utoipa::path(post, path = "/mqtt/fleet/{group_id}/command", operation_id = "send_fleet_command", tag = "commands", params(OfGroup, Wait, ("Idempotency-Key" = Option<String>, Header, description = "Your own name for the request: sent again under it, it is the same command")), request_body = ToSend, responses((status = 200, description = "The command is on its way to all members", body = Success<Sent>)))]
+#[utoipa::path(post, path = "/mqtt/fleet/{group_id}/command", operation_id = "send_fleet_command", tag = "commands", params(OfGroup, Wait, ("Idempotency-Key" = inline(Option<grammar::IdempotencyKey>), Header, description = "Your own name for the request: sent again under it, it is the same command")), request_body = ToSend, responses((status = 200, description = "The command is on its way to all members", body = Success<Sent>)))]
 pub(super) async fn send(
     Operator(caller): Operator,
     State(desk): State<Desk>,

@@ -17,6 +17,7 @@ use super::auth::{Operator, Viewer};
 use super::devices::{after, limit};
 use super::error::{Kind, Problem};
 use super::extract::{Json, Path, Query};
+use super::grammar;
 use super::page;
 use super::precondition::{IfMatch, etag};
 use super::routes::BASE;
@@ -46,13 +47,13 @@ pub(super) struct ToCreate {
     #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9_.:-]{1,64}$", example = "north")]
     group_id: String,
     /// What people call it: one line.
-    #[schema(min_length = 1, max_length = 200, example = "North hall")]
+    #[schema(inline, value_type = Option<grammar::Name>, example = "North hall")]
     name: Option<String>,
     /// Makes it dynamic: whoever has this tag is a member.
-    #[schema(min_length = 1, max_length = 64)]
+    #[schema(inline, value_type = Option<grammar::Label>)]
     match_tag: Option<String>,
     /// Makes it dynamic: whoever is of this type is a member; with a tag too, those that fit both.
-    #[schema(min_length = 1, max_length = 64)]
+    #[schema(inline, value_type = Option<grammar::Label>)]
     match_type: Option<String>,
 }
 
@@ -91,6 +92,7 @@ pub(super) struct OfPage {
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<u32>,
     /// The next_cursor of the page before.
+    #[param(inline, value_type = Option<grammar::Cursor>)]
     cursor: Option<String>,
 }
 
@@ -123,25 +125,26 @@ pub(super) async fn get(_: Viewer, State(desk): State<Desk>, Path(path): Path<Of
 }
 
 /// A change of a group, as a JSON merge patch (RFC 7396).
-#[derive(Debug, ToSchema)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = GroupPatch)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it describes what Patch::parse reads, where absent and null are two things")]
 pub(super) struct GroupPatch {
     /// What people call it; null for nothing.
-    #[schema(min_length = 1, max_length = 200, required = false)]
+    #[schema(inline, value_type = Option<grammar::Name>, required = false)]
     name: Option<String>,
     /// Whoever has this tag is a member; null for whoever.
-    #[schema(min_length = 1, max_length = 64, required = false)]
+    #[schema(inline, value_type = Option<grammar::Label>, required = false)]
     match_tag: Option<String>,
     /// Whoever is of this type is a member; null for whichever.
-    #[schema(min_length = 1, max_length = 64, required = false)]
+    #[schema(inline, value_type = Option<grammar::Label>, required = false)]
     match_type: Option<String>,
 }
 
 /// Change a group
 ///
 /// A JSON merge patch. A dynamic group whose tag and type both go becomes a list of the members it has.
-#[utoipa::path(patch, path = "/groups/{group_id}", tag = "groups", params(OfGroup, ("If-Match" = Option<String>, Header, description = "The ETag that was read")), request_body(content((GroupPatch = "application/json"), (GroupPatch = "application/merge-patch+json"))), responses((status = 200, description = "The group as it is now; its revision is in ETag", body = Success<OneGroup>)))]
+#[utoipa::path(patch, path = "/groups/{group_id}", tag = "groups", params(OfGroup, ("If-Match" = inline(Option<grammar::Match>), Header, description = "The ETag that was read")), request_body(content((GroupPatch = "application/json"), (GroupPatch = "application/merge-patch+json"))), responses((status = 200, description = "The group as it is now; its revision is in ETag", body = Success<OneGroup>)))]
 pub(super) async fn update(
     Operator(caller): Operator,
     State(desk): State<Desk>,
@@ -157,7 +160,7 @@ pub(super) async fn update(
 /// Delete a group
 ///
 /// Its members stay what they are.
-#[utoipa::path(delete, path = "/groups/{group_id}", tag = "groups", params(OfGroup, ("If-Match" = Option<String>, Header, description = "The ETag that was read")), responses((status = 204, description = "It is deleted")))]
+#[utoipa::path(delete, path = "/groups/{group_id}", tag = "groups", params(OfGroup, ("If-Match" = inline(Option<grammar::Match>), Header, description = "The ETag that was read")), responses((status = 204, description = "It is deleted")))]
 pub(super) async fn delete(
     Operator(caller): Operator,
     State(desk): State<Desk>,
@@ -204,7 +207,7 @@ pub(super) async fn members(
 #[serde(deny_unknown_fields)]
 pub(super) struct TheseDevices {
     /// Their ids: all of them, or none.
-    #[schema(min_items = 1, max_items = 10_000)]
+    #[schema(min_items = 1, max_items = 10_000, value_type = Vec<grammar::Id>)]
     device_ids: Vec<String>,
 }
 

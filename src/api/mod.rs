@@ -22,6 +22,7 @@ mod layers;
 mod answer;
 mod error;
 mod extract;
+mod grammar;
 mod page;
 mod precondition;
 

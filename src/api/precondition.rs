@@ -29,7 +29,8 @@ fn parse(value: &str) -> Result<IfMatch, Problem> {
         return Ok(IfMatch(None));
     }
     let tag = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-    let tag = tag.filter(|tag| !tag.contains('"')).ok_or_else(unreadable)?;
+    let printable = |byte: u8| byte.is_ascii_graphic() && byte != b'"';
+    let tag = tag.filter(|tag| tag.bytes().all(printable)).ok_or_else(unreadable)?;
     // One that is none of ours matches nothing. No revision is below zero.
     let revision = tag.parse().ok().filter(|revision: &i32| *revision >= 0);
     revision.map(|revision| IfMatch(Some(revision))).ok_or_else(|| {
@@ -62,7 +63,7 @@ mod tests {
         let [(_, value)] = etag(17);
         assert_eq!(parse(value.to_str().expect("ASCII")), Ok(IfMatch(Some(17))));
         assert_eq!(parse("*"), Ok(IfMatch(None)));
-        for bad in ["", "17", "\"1\", \"2\"", "W/\"1\"", "\"", "\"1"] {
+        for bad in ["", "17", "\"1\", \"2\"", "\"1 \"", "W/\"1\"", "\"", "\"1"] {
             assert_eq!(parse(bad), Err(unreadable()), "{bad}");
         }
         for never in ["\"abc\"", "\"-1\"", "\"99999999999\"", "\"\""] {

@@ -20,6 +20,7 @@ use super::answer::{Success, success};
 use super::auth::{Admin, Viewer};
 use super::error::{Kind, Problem};
 use super::extract::{Path, Query};
+use super::grammar;
 use super::page;
 use super::state::Desk;
 use super::topics::OfDevice;
@@ -167,9 +168,10 @@ pub(super) struct OfGroup {
 #[into_params(parameter_in = Query)]
 pub(super) struct PageQuery {
     /// The `next_cursor` of the page before.
+    #[param(inline, value_type = Option<grammar::Cursor>)]
     cursor: Option<String>,
     /// At most so many: 1 to 1000, 100 where nothing is said.
-    #[param(minimum = 1, maximum = 1000)]
+    #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<u32>,
 }
 

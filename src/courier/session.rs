@@ -54,7 +54,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 const SETTLED_AFTER: Duration = Duration::from_secs(10);
 /// Connections of its own, so that no command waits behind the pipeline.
-const CONNECTIONS: usize = 2;
+pub const CONNECTIONS: usize = 2;
 
 /// What the courier needs of the rest of the service.
 #[derive(Debug)]

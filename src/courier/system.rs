@@ -190,10 +190,13 @@ fn alerts(conditions: &BTreeMap<String, Condition>) -> Vec<Value> {
     alerts
 }
 
+/// One of the account's figures, by QoS.
+type ByQos = fn(&Totals) -> [u64; 2];
+
 /// The account, and what it grew by a second since it was last said.
 fn metrics(totals: &Totals, before: Option<(&Totals, f64)>) -> Value {
-    let sum = |of: fn(&Totals) -> [u64; 2], totals: &Totals| of(totals).iter().sum::<u64>();
-    let kinds: [(&str, fn(&Totals) -> [u64; 2]); 5] = [
+    let sum = |of: ByQos, totals: &Totals| of(totals).iter().sum::<u64>();
+    let kinds: [(&str, ByQos); 5] = [
         ("received", |totals| totals.received),
         ("committed", |totals| totals.committed),
         ("duplicates", |totals| totals.duplicates),

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::support::eventually;
+use super::support::judge::number;
 use super::trial::Trial;
 
 #[tokio::test]
@@ -70,7 +72,26 @@ async fn figures_count_requests_by_route_and_not_by_path() {
 #[tokio::test]
 async fn a_stop_lets_a_request_end_and_takes_no_new_one() {
     let mut trial = Trial::start().await;
-    trial.viewer.get("/api/v1/mqtt/status").await.ok();
-    let (status, _) = trial.service.terminate().await;
+    let mut sql = trial.servers.sql().await;
+    let held = sql.transaction().await.expect("it is ours");
+    held.batch_execute("LOCK TABLE device_groups IN ACCESS EXCLUSIVE MODE")
+        .await
+        .expect("nobody is there");
+    let viewer = trial.viewer.clone();
+    let request = tokio::spawn(async move { viewer.get("/api/v1/groups").await });
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'iotflow-api' AND wait_event_type = 'Lock'";
+    let watch = trial.servers.sql().await;
+    eventually("the request waits for the lock", async || {
+        (number(&watch, waits).await == 1).then_some(())
+    })
+    .await;
+    trial.service.signal(nix::sys::signal::Signal::SIGTERM);
+    eventually("no new connection is taken", async || {
+        tokio::net::TcpStream::connect(&trial.service.address).await.is_err().then_some(())
+    })
+    .await;
+    held.rollback().await.expect("it is ours");
+    request.await.expect("it ends").ok();
+    let (status, _) = trial.service.until_ended().await;
     assert!(status.success(), "{status}");
 }

@@ -100,8 +100,13 @@ impl Service {
 
     /// SIGTERM, and how it ended and when.
     pub async fn terminate(&mut self) -> (ExitStatus, Duration) {
-        let begun = Instant::now();
         self.signal(Signal::SIGTERM);
+        self.until_ended().await
+    }
+
+    /// How it ended, and after how long from now.
+    pub async fn until_ended(&mut self) -> (ExitStatus, Duration) {
+        let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("it is our child") {
                 return (status, begun.elapsed());

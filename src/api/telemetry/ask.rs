@@ -9,9 +9,10 @@ use crate::devices::telemetry::window::{Aggregation, Fill, Function, MAX_METRICS
 use crate::protocol::payload::MAX_METRIC_NAME_BYTES;
 
 use super::super::error::{Kind, Problem};
+use super::super::grammar;
 
-/// The longest text of a query that is looked for in the database, in bytes.
-const MAX_TEXT_BYTES: usize = 1_024;
+/// The longest text of a query that is looked for in the database, in characters.
+const MAX_TEXT_CHARS: usize = 1_024;
 
 /// A span of a device's messages.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -19,21 +20,22 @@ const MAX_TEXT_BYTES: usize = 1_024;
 #[into_params(parameter_in = Query)]
 pub(in super::super) struct RangeQuery {
     /// From when on: RFC 3339 or epoch; an hour before `to` where nothing is said.
-    #[param(example = "2025-07-01T10:00:00Z")]
+    #[param(inline, value_type = Option<grammar::Moment>, example = "2025-07-01T10:00:00Z")]
     from: Option<String>,
     /// Up to when, which is not in it; now where nothing is said.
-    #[param(example = "2025-07-01T11:00:00Z")]
+    #[param(inline, value_type = Option<grammar::Moment>, example = "2025-07-01T11:00:00Z")]
     to: Option<String>,
     /// `asc`, the oldest first, or `desc`.
-    #[param(example = "asc")]
+    #[param(inline, value_type = Option<grammar::Order>, example = "asc")]
     pub(super) order: Option<String>,
     /// Only these metrics: names with commas between, or a JSON array of texts.
-    #[param(example = "temperature,humidity")]
+    #[param(inline, value_type = Option<grammar::Metrics>, example = "temperature,humidity")]
     pub(super) metrics: Option<String>,
     /// The `next_cursor` of the page before, with the same `from`, `to` and `order`.
+    #[param(inline, value_type = Option<grammar::Cursor>)]
     pub(super) cursor: Option<String>,
     /// At most so many: 1 to 1000, 100 where nothing is said.
-    #[param(minimum = 1, maximum = 1000)]
+    #[param(minimum = 1, maximum = 1000, default = 100)]
     pub(super) limit: Option<u32>,
 }
 
@@ -43,15 +45,19 @@ pub(in super::super) struct RangeQuery {
 #[into_params(parameter_in = Query)]
 pub(in super::super) struct EventsQuery {
     /// From when on: RFC 3339 or epoch; an hour before `to` where nothing is said.
+    #[param(inline, value_type = Option<grammar::Moment>)]
     from: Option<String>,
     /// Up to when, which is not in it; now where nothing is said.
+    #[param(inline, value_type = Option<grammar::Moment>)]
     to: Option<String>,
     /// `asc`, the oldest first, or `desc`.
+    #[param(inline, value_type = Option<grammar::Order>)]
     pub(super) order: Option<String>,
     /// The `next_cursor` of the page before, with the same `from`, `to` and `order`.
+    #[param(inline, value_type = Option<grammar::Cursor>)]
     pub(super) cursor: Option<String>,
     /// At most so many: 1 to 1000, 100 where nothing is said.
-    #[param(minimum = 1, maximum = 1000)]
+    #[param(minimum = 1, maximum = 1000, default = 100)]
     pub(super) limit: Option<u32>,
 }
 
@@ -61,21 +67,25 @@ pub(in super::super) struct EventsQuery {
 #[into_params(parameter_in = Query)]
 pub(in super::super) struct AggregateQuery {
     /// From when on: RFC 3339 or epoch; an hour before `to` where nothing is said.
+    #[param(inline, value_type = Option<grammar::Moment>)]
     from: Option<String>,
     /// Up to when, which is not in it; now where nothing is said.
+    #[param(inline, value_type = Option<grammar::Moment>)]
     to: Option<String>,
     /// The windows' length: 1s to 366d, such as 30s, 5m, 1h, 1d.
-    #[param(example = "5m")]
+    #[param(inline, value_type = grammar::Window, example = "5m")]
     window: String,
     /// From when windows are counted; 1970-01-01T00:00:00Z where nothing is said.
+    #[param(inline, value_type = Option<grammar::Moment>)]
     origin: Option<String>,
     /// Only these metrics, 100 at most: names with commas between, or a JSON array of texts.
+    #[param(inline, value_type = Option<grammar::Metrics>)]
     metrics: Option<String>,
     /// Of mean, sum, count, min, max, first, last, median, with commas between; mean where nothing is said.
-    #[param(example = "mean,max")]
+    #[param(inline, value_type = Option<grammar::Functions>, example = "mean,max")]
     functions: Option<String>,
     /// What stands for windows without values: none (they are left out), null, previous, zero or linear.
-    #[param(example = "none")]
+    #[param(inline, value_type = Option<grammar::Fill>, example = "none")]
     fill: Option<String>,
 }
 
@@ -85,8 +95,10 @@ pub(in super::super) struct AggregateQuery {
 #[into_params(parameter_in = Query)]
 pub(in super::super) struct SpanQuery {
     /// From when on: RFC 3339 or epoch.
+    #[param(inline, value_type = grammar::Moment)]
     from: String,
     /// Up to when, which is not in it.
+    #[param(inline, value_type = grammar::Moment)]
     to: String,
 }
 
@@ -116,7 +128,11 @@ impl AggregateQuery {
     pub(super) fn aggregation(&self, span: Span) -> Result<Aggregation, Problem> {
         let origin = self.origin.as_deref().map(moment).transpose()?;
         let functions = self.functions.as_deref().unwrap_or_default();
-        let functions = functions.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::parse);
+        let functions = functions
+            .split(',')
+            .map(|name| name.trim_matches(' '))
+            .filter(|name| !name.is_empty())
+            .map(str::parse);
         let functions: Vec<Function> = functions.collect::<Result<_, _>>()?;
         let fill = self.fill.as_deref().map_or(Ok(Fill::None), str::parse)?;
         let metrics = names(self.metrics.as_deref())?;
@@ -169,10 +185,10 @@ pub(super) fn names(text: Option<&str>) -> Result<Vec<String>, Problem> {
 
 /// A text that is looked for: PostgreSQL holds none with NUL, and none of ours is longer than that.
 pub(in super::super) fn text<'a>(name: &str, value: Option<&'a str>) -> Result<Option<&'a str>, Problem> {
-    if value.is_some_and(|value| value.len() > MAX_TEXT_BYTES || value.contains('\0')) {
+    if value.is_some_and(|value| value.chars().count() > MAX_TEXT_CHARS || value.contains('\0')) {
         return Err(Problem::new(
             Kind::BadRequest,
-            format!("{name}: a text of at most {MAX_TEXT_BYTES} bytes without NUL is expected"),
+            format!("{name}: a text of at most {MAX_TEXT_CHARS} characters without NUL is expected"),
         ));
     }
     Ok(value)

@@ -16,6 +16,7 @@ use crate::devices::telemetry::export::{Export, Format};
 use super::super::auth::Viewer;
 use super::super::error::{Kind, Problem};
 use super::super::extract::{Path, Query};
+use super::super::grammar;
 use super::super::state::Desk;
 use super::super::topics::OfDevice;
 use super::ask;
@@ -26,13 +27,16 @@ use super::ask;
 #[into_params(parameter_in = Query)]
 pub(in super::super) struct ExportQuery {
     /// `csv` (a line a number: time, device, metric, value) or `ndjson` (a line a message); csv where nothing is said.
-    #[param(example = "csv")]
+    #[param(inline, value_type = Option<grammar::ExportFormat>, example = "csv")]
     format: Option<String>,
     /// From when on: RFC 3339 or epoch; an hour before `to` where nothing is said.
+    #[param(inline, value_type = Option<grammar::Moment>)]
     from: Option<String>,
     /// Up to when, which is not in it; now where nothing is said.
+    #[param(inline, value_type = Option<grammar::Moment>)]
     to: Option<String>,
     /// Only these metrics: names with commas between, or a JSON array of texts.
+    #[param(inline, value_type = Option<grammar::Metrics>)]
     metrics: Option<String>,
 }
 

@@ -16,6 +16,7 @@ use super::super::answer::{Success, success};
 use super::super::auth::Sender;
 use super::super::error::{Kind, Problem};
 use super::super::extract::{Body, Path, Query};
+use super::super::grammar;
 use super::super::state::Desk;
 use super::super::topics::OfDevice;
 
@@ -28,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[into_params(parameter_in = Query)]
 pub(in super::super) struct KindQuery {
     /// `sensors`, `metrics` or `events`, as in the topics; plain readings where nothing is said.
-    #[param(example = "sensors")]
+    #[param(inline, value_type = Option<grammar::TelemetryKind>, example = "sensors")]
     kind: Option<String>,
 }
 

@@ -3,16 +3,15 @@
 use tokio_postgres::Client;
 use tokio_postgres::config::Host;
 
-use crate::app::FURTHER_CONNECTIONS;
+use crate::app;
 use crate::db::error::describe;
 use crate::db::flavour::Flavour;
 use crate::db::migrate;
-use crate::ingest::sessions;
 
 use super::finding::{Finding, Findings, Level};
 use super::patient::Patient;
 
-const OLDEST: i32 = 130_000;
+const OLDEST: i32 = 140_000;
 const SERVER: &str = "
     SELECT current_setting('server_version_num')::int4, current_setting('server_version'), current_setting('server_encoding')";
 const DURABLE: &str = "
@@ -52,7 +51,7 @@ async fn ask(findings: &mut Findings, patient: &Patient, client: &Client) -> Res
         number >= OLDEST,
         Level::Fault,
         format!("PostgreSQL {version}"),
-        "PostgreSQL 13 or later; from 14 on a frozen replica loses its lease by itself",
+        "PostgreSQL 14 or later",
     );
     findings.judge(
         "encoding",
@@ -114,16 +113,15 @@ async fn durable(findings: &mut Findings, client: &Client) -> Result<(), tokio_p
 async fn connections(findings: &mut Findings, patient: &Patient, client: &Client) -> Result<(), tokio_postgres::Error> {
     let row = client.query_one(CONNECTIONS, &[]).await?;
     let (most, others): (i64, i64) = (row.get(0), row.get(1));
-    // The writers and what helps them; a session for each lease; whoever keeps the broker in step, by two; one to spare.
-    let leases = sessions::wanted(&patient.config.ingest).map_or(1, |wanted| wanted.len());
-    let needed = i64::try_from(patient.config.ingest.shards + FURTHER_CONNECTIONS + leases + 3).unwrap_or(i64::MAX);
+    // The service; whoever keeps the broker in step, by two; one to spare.
+    let needed = i64::try_from(app::database_connections(&patient.config) + 3).unwrap_or(i64::MAX);
     findings
         .judge(
             "connections",
             needed <= most - others,
             Level::Warning,
             format!("{most} for all, {others} held by others; the service and its helpers take {needed}, each replica again"),
-            "raise max_connections, or lower INGEST_SHARDS",
+            "raise max_connections, or lower INGEST_SHARDS and API_CONNECTIONS",
         )
         .figure("most", most)
         .figure("others", others)

@@ -127,8 +127,12 @@ impl Plan {
                 "    PGPASSFILE={data}/pgpass psql -h 127.0.0.1 -p {port} -U iotflow iotflow -c \"SELECT * FROM readings WHERE device = 'my-sensor' ORDER BY time DESC LIMIT 5\""
             );
         }
+        println!("    curl http://{0}/metrics/qos        curl http://{0}/readyz?verbose", app.address);
+        // The token of whoever asks; the page asks for it.
+        let program = std::env::current_exe().map_or_else(|_| "iotflow".to_owned(), |path| path.display().to_string());
+        let program = program.strip_prefix(&format!("{}/", here.display())).unwrap_or(&program).to_owned();
         println!(
-            "    curl http://{0}/metrics/qos        curl http://{0}/readyz?verbose\n",
+            "    {program} token create me --role admin        and with it http://{}/docs\n",
             app.address
         );
         Ok(())

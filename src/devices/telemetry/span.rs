@@ -9,6 +9,8 @@ use crate::protocol::time;
 /// From the year 1 to 9999: what can be written in RFC 3339.
 const EARLIEST_MICROS: i64 = -62_135_596_800_000_000;
 const LATEST_MICROS: i64 = 253_402_207_200_000_000;
+/// Longer than any time that somebody writes, in bytes.
+const MAX_MOMENT_BYTES: usize = 64;
 /// What a span reaches back where no begin is given.
 pub const USUAL: Duration = Duration::from_secs(3_600);
 
@@ -33,6 +35,7 @@ pub struct BadSpan {
 /// [`BadMoment`].
 pub fn moment(text: &str) -> Result<Timestamp, BadMoment> {
     time::from_text(text)
+        .filter(|_| text.len() <= MAX_MOMENT_BYTES)
         .filter(|micros| (EARLIEST_MICROS..=LATEST_MICROS).contains(micros))
         .and_then(|micros| Timestamp::from_microsecond(micros).ok())
         .ok_or_else(|| BadMoment(text.chars().take(64).collect()))

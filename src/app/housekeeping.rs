@@ -1,0 +1,126 @@
+//! What has to be looked after for as long as the service runs: figures, access, partitions, presence.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::Pool;
+use tokio::time::MissedTickBehavior;
+use tracing::{debug, error};
+
+use crate::access::state::State as Access;
+use crate::db::error::describe;
+use crate::devices::presence;
+use crate::ingest::copy::Store;
+use crate::ingest::pipeline;
+use crate::observe::metrics::Metrics;
+use crate::protocol::time;
+
+use super::App;
+
+/// How often partitions are looked after.
+const MAINTENANCE_EVERY: Duration = Duration::from_secs(600);
+/// How often the metrics' histograms are folded and the queues looked at.
+const UPKEEP_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whether the broker obeys the database.
+const ACCESS_EVERY: Duration = Duration::from_secs(5);
+/// How often it is looked who stopped sending heartbeats.
+const PRESENCE_EVERY: Duration = Duration::from_secs(5);
+
+impl App {
+    /// Every replica sweeps; who comes second finds nothing left to do. Nobody is swept for the time in which we were not there to
+    /// hear: the first sweep comes when a device has had its whole time.
+    pub(super) fn start_presence(&self, store: &Store, timeout: Duration) {
+        if timeout.is_zero() {
+            return;
+        }
+        let (stop, swept, pool) = (self.tasks.stop_token(), self.metrics.status_swept.clone(), store.pool.clone());
+        self.tasks.spawn("presence", async move {
+            let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + timeout, PRESENCE_EVERY);
+            tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while tokio::select! { () = stop.cancelled() => false, _ = tick.tick() => true } {
+                let sweep = sweep_once(&pool, timeout);
+                match tokio::select! { () = stop.cancelled() => return, done = sweep => done } {
+                    Ok(0) => {}
+                    Ok(gone) => {
+                        swept.increment(gone);
+                        debug!(gone, "devices whose heartbeats stopped are offline");
+                    }
+                    // The writers say aloud what ails the database.
+                    Err(error) => debug!(
+                        error = format!("{error:#}"),
+                        "who stopped sending heartbeats could not be looked for"
+                    ),
+                }
+            }
+        });
+    }
+
+    pub(super) fn start_housekeeping(&self, store: Store, gauges: pipeline::QueueGauges) {
+        let (stop, metrics, held) = (self.tasks.stop_token(), Arc::clone(&self.metrics), Arc::clone(&store.held));
+        self.tasks.spawn("upkeep", async move {
+            let mut tick = tokio::time::interval(UPKEEP_EVERY);
+            tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while tokio::select! { () = stop.cancelled() => false, _ = tick.tick() => true } {
+                metrics.upkeep();
+                gauges.update();
+                #[expect(clippy::cast_precision_loss, reason = "far below 2^53 bytes")]
+                metrics.held_bytes.set(held.bytes() as f64);
+            }
+        });
+        let (stop, metrics, pool) = (self.tasks.stop_token(), Arc::clone(&self.metrics), store.pool.clone());
+        self.tasks.spawn("access", async move {
+            let mut tick = tokio::time::interval(ACCESS_EVERY);
+            tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while tokio::select! { () = stop.cancelled() => false, _ = tick.tick() => true } {
+                // A database that is away is waited for no longer than until we are to stop.
+                let looked = tokio::select! { () = stop.cancelled() => return, looked = look_at_access(&pool, &metrics) => looked };
+                if let Err(error) = looked {
+                    // The writers say aloud what ails the database.
+                    debug!(
+                        error = format!("{error:#}"),
+                        "how far the broker is behind the database could not be read"
+                    );
+                }
+            }
+        });
+        let stop = self.tasks.stop_token();
+        self.tasks.spawn("partitions", async move {
+            let mut tick = tokio::time::interval(MAINTENANCE_EVERY);
+            tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while tokio::select! { () = stop.cancelled() => false, _ = tick.tick() => true } {
+                if let Err(error) = maintain_once(&store).await {
+                    error!(
+                        error = format!("{error:#}"),
+                        "partitions could not be looked after; they are made on demand meanwhile"
+                    );
+                }
+            }
+        });
+    }
+}
+
+/// Sets the gauges of access. Where the database has no such row, nothing is kept in step from here, and nothing is behind.
+async fn look_at_access(pool: &Pool, metrics: &Metrics) -> anyhow::Result<()> {
+    let access = Access::read(&*pool.get().await?).await?;
+    let (alarm, pending) = access.map_or((false, 0), |access| (access.alarm.is_some(), access.pending));
+    metrics.access_alarm.set(f64::from(u8::from(alarm)));
+    #[expect(clippy::cast_precision_loss, reason = "changes are far fewer than 2^53")]
+    metrics.access_pending.set(pending as f64);
+    Ok(())
+}
+
+async fn sweep_once(pool: &Pool, timeout: Duration) -> anyhow::Result<u64> {
+    let client = pool.get().await?;
+    presence::sweep(&**client, timeout)
+        .await
+        .map_err(|error| anyhow::anyhow!(describe(&error)))
+}
+
+pub(super) async fn maintain_once(store: &Store) -> anyhow::Result<()> {
+    let mut client = store.pool.get().await?;
+    store
+        .partitions
+        .maintain(&mut client, time::now())
+        .await
+        .map_err(|error| anyhow::anyhow!(describe(&error)))
+}
