@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::caller::{Answered, Call, schedule, token};
 use super::support::eventually;
 use super::support::fleet::Fleet;
+use super::support::judge::texts;
 use super::support::servers::Servers;
 use super::support::service::Service;
 
@@ -19,8 +20,9 @@ pub(crate) async fn measure(messages: u64) {
     let token = token(&mut servers.sql().await).await;
     // Names are learned and partitions made before anything is measured.
     ingest(&servers, &service, "warm-", 20_000).await;
+    let devices = texts(&servers.sql().await, "SELECT device FROM devices ORDER BY device").await;
     let read = |number: u64| {
-        let device = format!("warm-{}", number % DEVICES);
+        let device = &devices[usize::try_from(number).expect("it fits") % devices.len()];
         let path = match number % 3 {
             0 => format!("/api/v1/devices/{device}"),
             1 => format!("/api/v1/telemetry/{device}/latest"),
