@@ -166,7 +166,8 @@ BEGIN
     RETURN NULL;
 END
 $$;
-CREATE TRIGGER courier_is_wanted AFTER INSERT ON command_deliveries FOR EACH STATEMENT EXECUTE FUNCTION courier_is_wanted();
+-- Not on command_deliveries: transactions that notify commit one after the other, each with its own wait for the disk, which is far fewer
+-- commands a second than the disk could take. Who gives one notifies after its commit.
 CREATE TRIGGER courier_is_wanted AFTER INSERT ON outbox FOR EACH STATEMENT EXECUTE FUNCTION courier_is_wanted();
 
 -- A device that is back gets what was held for it. Its session at the broker may bring it what was published to its group

@@ -8,7 +8,9 @@ use deadpool_postgres::{Pool, PoolError};
 use serde_json::value::RawValue;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_postgres::{Error, GenericClient};
+use tracing::debug;
 
+use crate::db::error::describe;
 use crate::devices::commands::cancel;
 use crate::devices::commands::order::{self, Inserted, NewCommand, Target};
 use crate::devices::commands::read::{self, Command};
@@ -29,6 +31,7 @@ pub const MAX_WAIT: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 const DEVICE: &str = "SELECT device_id, deleted_at IS NOT NULL FROM devices WHERE device = $1";
+const WAKE: &str = "SELECT pg_notify('courier', '')";
 const GROUP: &str = "SELECT EXISTS (SELECT FROM device_groups WHERE group_id = $1)";
 
 /// What somebody wants done.
@@ -192,6 +195,9 @@ pub async fn send(client: &mut impl GenericClient, actor: &Actor, to: &Recipient
     match outcome {
         Ok((given, _)) => {
             transaction.commit().await?;
+            if given.new {
+                wake(client).await;
+            }
             Ok(given)
         }
         Err(SendError::NoMembers(group)) => {
@@ -205,6 +211,13 @@ pub async fn send(client: &mut impl GenericClient, actor: &Actor, to: &Recipient
             transaction.commit().await?;
             Err(error)
         }
+    }
+}
+
+/// Wakes the courier. It looks every second by itself, so a command that is given needs no more than this attempt.
+async fn wake(client: &impl GenericClient) {
+    if let Err(error) = client.execute(WAKE, &[]).await {
+        debug!(error = describe(&error), "the courier was not woken, and comes within a second");
     }
 }
 
