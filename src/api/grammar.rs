@@ -36,8 +36,6 @@ texts! {
     Id = 1..=64, "^[A-Za-z0-9_.:-]{1,64}$";
     /// A command's id.
     CommandId = 1..=128, "^[A-Za-z0-9_.:-]{1,128}$";
-    /// What to do: one line.
-    CommandName = 1..=128, r"^[^\u0000-\u001f\u007f-\u009f]{1,128}$";
     /// What people call something: one line, in which there is something to be seen.
     Name = 1..=200, r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*[^\u0000-\u0020\u007f-\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000][^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$";
     /// A tag or a type: the same, and shorter.
@@ -61,7 +59,7 @@ texts! {
     /// How long an answer may be waited for.
     Patience = 1..=3, "^([0-9]|[0-5][0-9]|60)s?$";
     /// A revision as an answer gave it, or whichever there is.
-    Match = 1..=64, r#"^(\*|"[!#-~]*")$"#;
+    Match = 1..=64, r#"^(\*|"[!#-~]{0,62}")$"#;
     /// A client's own name for a request.
     IdempotencyKey = 1..=255, "^[!-~]([ -~]{0,253}[!-~])?$";
 }
