@@ -24,7 +24,12 @@ pub(super) struct ToSend {
     /// What it is about: the last level of the topic, for a device.
     command_type: Kind,
     /// What to do.
-    #[schema(inline, value_type = grammar::CommandName, example = "restart")]
+    #[schema(
+        min_length = 1,
+        max_length = 128,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]{1,128}$",
+        example = "restart"
+    )]
     command: String,
     /// With what: any JSON of at most 64 KiB, delivered byte for byte as it stands here.
     #[schema(value_type = Option<serde_json::Value>, example = json!({"delay": 5}))]

@@ -61,12 +61,12 @@ pub(super) async fn set(
     Operator(caller): Operator,
     State(desk): State<Desk>,
     Path(path): Path<OfDevice>,
-    IfMatch(version): IfMatch,
+    if_match: IfMatch,
     Json(config): Json<Box<RawValue>>,
 ) -> Result<Response, Problem> {
     let (id, config) = (path.id()?, Text::parse(config.get())?);
     let mut client = desk.database().await?;
-    let desired = operations::set(&mut **client, &caller.actor(), desk.tree(), &id, &config, version).await?;
+    let desired = operations::set(&mut **client, &caller.actor(), desk.tree(), &id, &config, if_match.revision()?).await?;
     answer(path, desired)
 }
 
@@ -78,11 +78,11 @@ pub(super) async fn delete(
     Operator(caller): Operator,
     State(desk): State<Desk>,
     Path(path): Path<OfDevice>,
-    IfMatch(version): IfMatch,
+    if_match: IfMatch,
 ) -> Result<Response, Problem> {
     let id = path.id()?;
     let mut client = desk.database().await?;
-    let desired = operations::delete(&mut **client, &caller.actor(), desk.tree(), &id, version).await?;
+    let desired = operations::delete(&mut **client, &caller.actor(), desk.tree(), &id, if_match.revision()?).await?;
     answer(path, desired)
 }
 

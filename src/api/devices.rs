@@ -87,10 +87,10 @@ pub(super) struct ToRegister {
     #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9_.:-]{1,64}$", example = "sensor_001")]
     device_id: String,
     /// What people call it: one line.
-    #[schema(inline, value_type = Option<grammar::Name>, example = "Bob's sensor")]
+    #[schema(inline, value_type = Option<grammar::Name>)]
     name: Option<String>,
     /// What kind of device it is.
-    #[schema(inline, value_type = Option<grammar::Label>, example = "thermometer")]
+    #[schema(inline, value_type = Option<grammar::Label>)]
     device_type: Option<String>,
     /// What devices are gathered by.
     #[serde(default)]
@@ -327,12 +327,19 @@ pub(super) async fn update(
     Operator(caller): Operator,
     State(desk): State<Desk>,
     Path(path): Path<OfDevice>,
-    IfMatch(revision): IfMatch,
+    if_match: IfMatch,
     Json(change): Json<Value>,
 ) -> Result<Response, Problem> {
     let (id, patch) = (path.id()?, Patch::parse(&change)?);
     let mut client = desk.database().await?;
-    Ok(one(operations::update(&mut **client, &caller.actor(), &id, &patch, revision).await?))
+    Ok(one(operations::update(
+        &mut **client,
+        &caller.actor(),
+        &id,
+        &patch,
+        if_match.revision()?,
+    )
+    .await?))
 }
 
 /// Delete a device
@@ -344,11 +351,11 @@ pub(super) async fn delete(
     Operator(caller): Operator,
     State(desk): State<Desk>,
     Path(path): Path<OfDevice>,
-    IfMatch(revision): IfMatch,
+    if_match: IfMatch,
 ) -> Result<StatusCode, Problem> {
     let id = path.id()?;
     let mut client = desk.database().await?;
-    operations::delete(&mut **client, &caller.actor(), desk.tree(), &id, revision).await?;
+    operations::delete(&mut **client, &caller.actor(), desk.tree(), &id, if_match.revision()?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -47,7 +47,7 @@ pub(super) struct ToCreate {
     #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9_.:-]{1,64}$", example = "north")]
     group_id: String,
     /// What people call it: one line.
-    #[schema(inline, value_type = Option<grammar::Name>, example = "North hall")]
+    #[schema(inline, value_type = Option<grammar::Name>)]
     name: Option<String>,
     /// Makes it dynamic: whoever has this tag is a member.
     #[schema(inline, value_type = Option<grammar::Label>)]
@@ -149,12 +149,19 @@ pub(super) async fn update(
     Operator(caller): Operator,
     State(desk): State<Desk>,
     Path(path): Path<OfGroup>,
-    IfMatch(revision): IfMatch,
+    if_match: IfMatch,
     Json(change): Json<Value>,
 ) -> Result<Response, Problem> {
     let (id, patch) = (path.id()?, Patch::parse(&change)?);
     let mut client = desk.database().await?;
-    Ok(one(operations::update(&mut **client, &caller.actor(), &id, &patch, revision).await?))
+    Ok(one(operations::update(
+        &mut **client,
+        &caller.actor(),
+        &id,
+        &patch,
+        if_match.revision()?,
+    )
+    .await?))
 }
 
 /// Delete a group
@@ -165,11 +172,11 @@ pub(super) async fn delete(
     Operator(caller): Operator,
     State(desk): State<Desk>,
     Path(path): Path<OfGroup>,
-    IfMatch(revision): IfMatch,
+    if_match: IfMatch,
 ) -> Result<StatusCode, Problem> {
     let id = path.id()?;
     let mut client = desk.database().await?;
-    operations::delete(&mut **client, &caller.actor(), desk.tree(), &id, revision).await?;
+    operations::delete(&mut **client, &caller.actor(), desk.tree(), &id, if_match.revision()?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -7,9 +7,37 @@ use axum::http::{HeaderName, HeaderValue};
 
 use super::error::{Kind, Problem};
 
-/// The revision that the request is meant for; none where it is meant for whichever there is.
+/// Longer than any ETag of ours, in bytes.
+const MAX_TAG_BYTES: usize = 62;
+
+/// What the request is meant for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct IfMatch(pub(super) Option<i32>);
+pub(super) enum IfMatch {
+    /// Whichever revision there is.
+    Any,
+    /// This one.
+    Revision(i32),
+    /// None that there ever was: an ETag that is none of ours.
+    Never,
+}
+
+impl IfMatch {
+    /// The revision; none where it is meant for whichever there is. Asked for last: what else is wrong with a request is said first
+    /// (RFC 9110, 13.2.1).
+    ///
+    /// # Errors
+    /// A problem where it can never match.
+    pub(super) fn revision(self) -> Result<Option<i32>, Problem> {
+        match self {
+            Self::Any => Ok(None),
+            Self::Revision(revision) => Ok(Some(revision)),
+            Self::Never => Err(Problem::new(
+                Kind::PreconditionFailed,
+                "If-Match: this ETag is of no revision there ever was; read the resource again",
+            )),
+        }
+    }
+}
 
 impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
     type Rejection = Problem;
@@ -17,7 +45,7 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let mut values = parts.headers.get_all(IF_MATCH).iter();
         match (values.next(), values.next()) {
-            (None, _) => Ok(Self(None)),
+            (None, _) => Ok(Self::Any),
             (Some(value), None) => parse(value.to_str().unwrap_or_default().trim()),
             (Some(_), Some(_)) => Err(unreadable()),
         }
@@ -26,19 +54,16 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
 
 fn parse(value: &str) -> Result<IfMatch, Problem> {
     if value == "*" {
-        return Ok(IfMatch(None));
+        return Ok(IfMatch::Any);
     }
     let tag = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     let printable = |byte: u8| byte.is_ascii_graphic() && byte != b'"';
-    let tag = tag.filter(|tag| tag.bytes().all(printable)).ok_or_else(unreadable)?;
+    let tag = tag
+        .filter(|tag| tag.len() <= MAX_TAG_BYTES && tag.bytes().all(printable))
+        .ok_or_else(unreadable)?;
     // One that is none of ours matches nothing. No revision is below zero.
     let revision = tag.parse().ok().filter(|revision: &i32| *revision >= 0);
-    revision.map(|revision| IfMatch(Some(revision))).ok_or_else(|| {
-        Problem::new(
-            Kind::PreconditionFailed,
-            "If-Match: this ETag is of no revision there ever was; read the resource again",
-        )
-    })
+    Ok(revision.map_or(IfMatch::Never, IfMatch::Revision))
 }
 
 fn unreadable() -> Problem {
@@ -61,13 +86,14 @@ mod tests {
     #[test]
     fn an_etag_is_read_as_it_was_written() {
         let [(_, value)] = etag(17);
-        assert_eq!(parse(value.to_str().expect("ASCII")), Ok(IfMatch(Some(17))));
-        assert_eq!(parse("*"), Ok(IfMatch(None)));
+        assert_eq!(parse(value.to_str().expect("ASCII")), Ok(IfMatch::Revision(17)));
+        assert_eq!(parse("*"), Ok(IfMatch::Any));
         for bad in ["", "17", "\"1\", \"2\"", "\"1 \"", "W/\"1\"", "\"", "\"1"] {
             assert_eq!(parse(bad), Err(unreadable()), "{bad}");
         }
         for never in ["\"abc\"", "\"-1\"", "\"99999999999\"", "\"\""] {
-            assert!(parse(never).is_err_and(|problem| problem != unreadable()), "{never}");
+            let parsed = parse(never).expect(never);
+            assert!(parsed.revision().is_err_and(|problem| problem != unreadable()), "{never}");
         }
     }
 }

@@ -185,10 +185,10 @@ pub(super) fn names(text: Option<&str>) -> Result<Vec<String>, Problem> {
 
 /// A text that is looked for: PostgreSQL holds none with NUL, and none of ours is longer than that.
 pub(in super::super) fn text<'a>(name: &str, value: Option<&'a str>) -> Result<Option<&'a str>, Problem> {
-    if value.is_some_and(|value| value.chars().count() > MAX_TEXT_CHARS || value.contains('\0')) {
+    if value.is_some_and(|value| value.is_empty() || value.chars().count() > MAX_TEXT_CHARS || value.contains('\0')) {
         return Err(Problem::new(
             Kind::BadRequest,
-            format!("{name}: a text of at most {MAX_TEXT_CHARS} characters without NUL is expected"),
+            format!("{name}: a text of 1 to {MAX_TEXT_CHARS} characters without NUL is expected"),
         ));
     }
     Ok(value)
