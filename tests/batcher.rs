@@ -104,6 +104,7 @@ impl Message {
                 at: RECEIVED_AT + after,
                 again: false,
                 over_rate: false,
+                retained: false,
             },
             received: Instant::now(),
             ticket: None,

@@ -40,6 +40,7 @@ impl Publish {
                 at: RECEIVED_AT,
                 again: false,
                 over_rate: false,
+                retained: false,
             },
             received,
             ticket: None,

@@ -170,6 +170,7 @@ fn check_rows(batch: &mut Batch, payload: &[u8], kind: Telemetry, taken: &[Readi
             at: RECEIVED_AT,
             again: false,
             over_rate: false,
+            retained: false,
         },
         received: Instant::now(),
         ticket: None,

@@ -71,6 +71,7 @@ impl Delivered {
             at: self.last_received_at,
             again: false,
             over_rate: false,
+            retained: false,
         }
     }
 
@@ -94,6 +95,7 @@ impl Delivered {
                 at: known.received_at,
                 again,
                 over_rate: known.over_rate,
+                retained: false,
             }
         } else {
             self.unnoted(now)

@@ -190,6 +190,7 @@ impl Door {
                 at,
                 again: false,
                 over_rate: false,
+                retained: false,
             },
             received,
             ticket: None,

@@ -24,6 +24,8 @@ pub struct Receipt {
     pub again: bool,
     /// Its device had sent more than it may.
     pub over_rate: bool,
+    /// It is no news: the broker had kept it for whoever subscribes.
+    pub retained: bool,
 }
 
 /// One message on its way from the wire to the table.
@@ -205,6 +207,7 @@ mod tests {
                 at: 0,
                 again: false,
                 over_rate: false,
+                retained: false,
             },
             received: Instant::now(),
             ticket: None,

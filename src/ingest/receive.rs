@@ -53,6 +53,7 @@ impl Subscriber {
                                 .note(publish.pkid, publish.dup, &publish.topic, &publish.payload, now),
                         ),
                     };
+                    receipt.retained = publish.retain;
                     count[usize::from(ticket.is_some())] += 1;
                     redelivered[usize::from(ticket.is_some())] += u64::from(publish.dup);
                     // What comes again was judged the first time, here or by a process before.

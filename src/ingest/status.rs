@@ -40,8 +40,10 @@ const UPSERT: &str = "
                  timestamptz '1970-01-01 00:00:00+00' + micros * interval '1 microsecond' AS at,
                  timestamptz '1970-01-01 00:00:00+00' + received * interval '1 microsecond' AS received_at,
                  timestamptz '1970-01-01 00:00:00+00' + heartbeat * interval '1 microsecond' AS heartbeat_at
-          FROM unnest($1::int4[], $2::text[], $3::int8[], $4::text[], $5::int8[], $6::int8[])
-               AS news (device_id, status, micros, payload, received, heartbeat)) AS news
+          FROM unnest($1::int4[], $2::text[], $3::int8[], $4::text[], $5::int8[], $6::int8[], $7::bool[])
+               AS news (device_id, status, micros, payload, received, heartbeat, undated)
+          -- What the broker had kept and has no time: nobody knows how old it is, so whatever is known stands.
+          WHERE NOT (undated AND EXISTS (SELECT FROM device_status s WHERE s.device_id = news.device_id))) AS news
     JOIN devices d USING (device_id)
     WHERE d.deleted_at IS NULL
     ORDER BY device_id
@@ -61,6 +63,9 @@ const UPSERT: &str = "
 struct State {
     online: bool,
     at: i64,
+    /// The broker had kept it, and it has no time: it may be older than whatever is known. A device that came and went once has both
+    /// retained, that it is online and that it is offline.
+    undated: bool,
     payload: Option<String>,
     /// When its newest message came, by our clock.
     received: i64,
@@ -72,7 +77,14 @@ impl State {
     /// Takes a later message of the device in.
     fn follow(&mut self, next: Self) {
         let (received, heartbeat) = (self.received.max(next.received), self.heartbeat.max(next.heartbeat));
-        if self.at <= next.at {
+        let is_newer = match (self.undated, next.undated) {
+            (false, false) => self.at <= next.at,
+            // That it is online stands: it may be away then, and its session keeps what is for it. Were it the other way round, what
+            // is for it would be held though it is there.
+            (true, true) => next.online || !self.online,
+            (is_undated, _) => is_undated,
+        };
+        if is_newer {
             *self = next;
         }
         (self.received, self.heartbeat) = (received, heartbeat);
@@ -143,6 +155,7 @@ impl StatusStage {
         let mut state = State {
             online: status != Status::Offline,
             at: delivery.receipt.at,
+            undated: delivery.receipt.retained,
             payload: None,
             received: delivery.receipt.at,
             heartbeat: (status == Status::Heartbeat).then_some(delivery.receipt.at),
@@ -156,6 +169,7 @@ impl StatusStage {
             };
             self.parser.parse(origin, &delivery.payload, |reading| {
                 state.at = reading.time;
+                state.undated &= reading.time == origin.received_at;
                 state.payload = String::from_utf8(reading.extra.clone()).ok();
                 Ok(())
             })?;
@@ -224,13 +238,52 @@ async fn write(
         let statuses: Vec<&str> = states.iter().map(|state| if state.online { "online" } else { "offline" }).collect();
         let times: Vec<i64> = states.iter().map(|state| state.at).collect();
         let payloads: Vec<Option<&str>> = states.iter().map(|state| state.payload.as_deref()).collect();
+        let undated: Vec<bool> = states.iter().map(|state| state.undated).collect();
         let received: Vec<i64> = states.iter().map(|state| state.received).collect();
         let heartbeats: Vec<Option<i64>> = states.iter().map(|state| state.heartbeat).collect();
         transaction
-            .execute(UPSERT, &[&ids, &statuses, &times, &payloads, &received, &heartbeats])
+            .execute(UPSERT, &[&ids, &statuses, &times, &payloads, &received, &heartbeats, &undated])
             .await?;
     }
     dead_letter::upsert(&transaction, messages.iter()).await?;
     transaction.commit().await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(online: bool, at: i64, undated: bool) -> State {
+        State {
+            online,
+            at,
+            undated,
+            payload: None,
+            received: at,
+            heartbeat: None,
+        }
+    }
+
+    #[test]
+    fn what_the_broker_had_kept_without_a_time_yields_to_whatever_is_dated() {
+        let (old, new) = (state(true, 1, false), state(false, 2, false));
+        let (kept_online, kept_offline) = (state(true, 3, true), state(false, 4, true));
+        for (first, second, expected) in [
+            (&old, &new, &new),
+            (&new, &old, &new),
+            (&old, &kept_offline, &old),
+            (&kept_offline, &old, &old),
+            (&kept_online, &kept_offline, &kept_online),
+            (&kept_offline, &kept_online, &kept_online),
+        ] {
+            let mut followed = first.clone();
+            followed.follow(second.clone());
+            assert_eq!(
+                (followed.online, followed.at),
+                (expected.online, expected.at),
+                "{first:?} {second:?}"
+            );
+        }
+    }
 }

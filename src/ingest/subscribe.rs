@@ -462,7 +462,8 @@ fn durable_filter(path: &str) -> Filter {
         (QoS::AtLeastOnce, RetainForwardRule::OnNewSubscribe)
     };
     let mut filter = Filter::new(path, qos);
-    filter.preserve_retain = true;
+    // So that the flag tells what the broker had kept from what is published now (MQTT 5, 3.3.1.3).
+    filter.preserve_retain = false;
     filter.retain_forward_rule = retained;
     filter
 }

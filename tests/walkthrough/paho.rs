@@ -8,8 +8,10 @@ use std::sync::OnceLock;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
+use tokio::time::timeout;
 
 use crate::programs::{self, Program};
+use crate::support::PATIENCE;
 use crate::trial::{Login, Trial};
 
 /// See the module's documentation.
@@ -170,12 +172,16 @@ impl Paho {
     }
 
     async fn until(&mut self, wanted: &str) -> Value {
-        loop {
-            let event = self.event().await;
-            if event["event"] == wanted {
-                return event;
+        let found = async {
+            loop {
+                let event = self.event().await;
+                if event["event"] == wanted {
+                    return event;
+                }
             }
-        }
+        };
+        // Something may well happen all the time: a client that is thrown out connects again.
+        timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("it is never {wanted}"))
     }
 
     /// The next thing that happens; a message is put aside.

@@ -38,8 +38,26 @@ impl Ended {
     }
 }
 
-/// `name` with these arguments, which the system ends when this test's thread ends, however that comes about.
+/// The programs that are not in every system, and the packages of Debian that hold them.
+const PACKAGES: &[(&str, &str)] = &[
+    ("curl", "curl"),
+    ("mosquitto_pub", "mosquitto-clients"),
+    ("mosquitto_sub", "mosquitto-clients"),
+];
+
+fn demand(name: &str) {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let package = PACKAGES.iter().find(|(program, _)| *program == name).map(|(_, package)| package);
+    if let Some(package) = package
+        && !std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
+    {
+        panic!("{name} is not installed: apt-get install {package}, or run ./dev test");
+    }
+}
+
+/// `name`, which the system ends when this test's thread ends, however that comes about.
 pub fn command(name: &str) -> Command {
+    demand(name);
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--", name]);
     command.kill_on_drop(true);
@@ -78,13 +96,19 @@ impl Program {
 
     /// The next line that fits, which must come.
     pub async fn until(&mut self, fits: impl Fn(&str) -> bool) -> String {
-        loop {
-            match self.line().await {
-                Some(line) if fits(&line) => return line,
-                Some(_) => {}
-                None => panic!("{} has ended; {}", self.name, self.errors()),
+        let name = self.name.clone();
+        let found = async {
+            loop {
+                match self.line().await {
+                    Some(line) if fits(&line) => return line,
+                    Some(_) => {}
+                    None => panic!("{} has ended; {}", self.name, self.errors()),
+                }
             }
-        }
+        };
+        timeout(PATIENCE, found)
+            .await
+            .unwrap_or_else(|_| panic!("{name} does not say what is expected"))
     }
 
     /// What it said on standard error.
@@ -124,6 +148,7 @@ impl Trial {
             login.password,
         );
         std::fs::write(folder.join(name), options).expect("it is ours");
+        demand(name);
         // They write to a pipe by the block, and a test waits for lines.
         let mut command = command("stdbuf");
         command.args(["--output=L", name]).args(arguments).env("XDG_CONFIG_HOME", &folder);

@@ -112,3 +112,23 @@ async fn a_sensor_hears_and_says_nothing_that_is_anothers() {
     let forged = "SELECT count(*) FROM readings WHERE value = 2";
     assert_eq!(number(&trial.site.sql, forged).await, 0);
 }
+
+#[tokio::test]
+async fn what_the_broker_retained_of_two_lives_does_not_make_an_online_sensor_offline() {
+    let mut trial = Trial::start().await;
+    let login = trial.register("sensor_001", &[]).await;
+    let sensor = Paho::online(&trial, &login, &own_commands("sensor_001")).await;
+    trial.until_presence("sensor_001", "online").await;
+    sensor.vanish().await;
+    trial.until_presence("sensor_001", "offline").await;
+    let _sensor = Paho::online(&trial, &login, &own_commands("sensor_001")).await;
+    trial.until_presence("sensor_001", "online").await;
+    // Both are retained now, on topics of their own, and nothing in them says which is the newer.
+    trial.start_anew().await;
+    let other = trial.register("sensor_002", &[]).await;
+    let _other = Paho::online(&trial, &other, &own_commands("sensor_002")).await;
+    trial.until_presence("sensor_002", "online").await;
+    // Status messages are stored in the order in which they come, and what was retained came first.
+    let presence = trial.operator.get("/api/v1/devices/sensor_001/presence").await.ok();
+    assert_eq!(presence["presence"]["status"], "online", "{presence}");
+}

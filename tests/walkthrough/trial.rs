@@ -75,9 +75,7 @@ impl Trial {
         site.add(&[(SERVICE, Role::Service), (ADMIN, Role::Admin), (NEWCOMER, Role::Provisioning)])
             .await;
         site.in_force().await;
-        let mut environment = environment(site.ports.staff, site.db.url.reveal());
-        environment.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        let service = Service::ready(site.folder.path(), &environment).await;
+        let service = serve(&site, variables).await;
         let mut sql = connect(site.db.url.reveal()).await;
         let operator = Api::new(&service.address, Some(&token(&mut sql, ApiRole::Operator).await));
         let admin = Api::new(&service.address, Some(&token(&mut sql, ApiRole::Admin).await));
@@ -87,6 +85,16 @@ impl Trial {
             admin,
             site,
         }
+    }
+
+    /// Stops the service and starts another, to which the broker has kept no session.
+    pub async fn start_anew(&mut self) {
+        self.service.terminate().await;
+        let session = self.site.staff(SERVICE, "iotflow-ingest-status").await;
+        session.leave().await;
+        self.service = serve(&self.site, &[]).await;
+        self.operator.address.clone_from(&self.service.address);
+        self.admin.address.clone_from(&self.service.address);
     }
 
     /// Where the authority's certificate is, which clients trust.
@@ -138,6 +146,12 @@ impl Trial {
         })
         .await
     }
+}
+
+async fn serve(site: &Site, variables: &[(&str, &str)]) -> Service {
+    let mut environment = environment(site.ports.staff, site.db.url.reveal());
+    environment.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    Service::ready(site.folder.path(), &environment).await
 }
 
 async fn token(sql: &mut Client, role: ApiRole) -> String {
