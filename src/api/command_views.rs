@@ -15,6 +15,7 @@ use crate::operations::commands::{DEFAULT_TTL, MAX_WAIT, Order};
 use crate::protocol::command::{CommandId, Kind};
 
 use super::error::{Kind as ProblemKind, Problem};
+use super::extract::{whole, whole_or_null};
 use super::grammar;
 
 /// A command to give.
@@ -38,10 +39,11 @@ pub(super) struct ToSend {
     #[schema(inline, value_type = Option<grammar::CommandId>)]
     command_id: Option<String>,
     /// 0: perhaps, 1: at least once and only to who is subscribed, 2: exactly once to the broker.
-    #[serde(default = "two")]
+    #[serde(default = "two", deserialize_with = "whole")]
     #[schema(default = 2, minimum = 0, maximum = 2)]
     qos: u8,
     /// For how many seconds it may wait and be worked at.
+    #[serde(default, deserialize_with = "whole_or_null")]
     #[schema(default = 86_400, minimum = 1, maximum = 2_592_000)]
     ttl: Option<u64>,
 }

@@ -5,7 +5,8 @@ use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::Uri;
 use axum::http::request::Parts;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
 
 use super::error::{Kind, Problem};
 
@@ -98,6 +99,32 @@ impl<S: Send + Sync> FromRequest<S> for Body {
     }
 }
 
+/// A whole number of JSON, which may be written `2.0`: JSON has one kind of numbers, and so has its schema.
+pub(super) fn whole<'de, D: Deserializer<'de>, T: TryFrom<u64>>(from: D) -> Result<T, D::Error> {
+    let number = serde_json::Number::deserialize(from)?;
+    let refused = || {
+        D::Error::custom(format!(
+            "{number}: a whole number that is not below 0, and not that large, is expected"
+        ))
+    };
+    // Exact as far as a double counts by ones, which is more than anything here goes.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is whole and in range")]
+    let rounded = |value: f64| ((0.0..9e15).contains(&value) && value.fract() == 0.0).then_some(value as u64);
+    let whole = number.as_u64().or_else(|| number.as_f64().and_then(rounded)).ok_or_else(refused)?;
+    T::try_from(whole).map_err(|_| refused())
+}
+
+/// The same, or null.
+pub(super) fn whole_or_null<'de, D: Deserializer<'de>, T: TryFrom<u64>>(from: D) -> Result<Option<T>, D::Error> {
+    struct Whole<T>(T);
+    impl<'de, T: TryFrom<u64>> Deserialize<'de> for Whole<T> {
+        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            whole(from).map(Self)
+        }
+    }
+    Ok(Option::<Whole<T>>::deserialize(from)?.map(|Whole(number)| number))
+}
+
 /// The same address without parameters that have no value; none where all have one.
 fn said(uri: &Uri) -> Option<Uri> {
     let query = uri.query()?;
@@ -118,6 +145,20 @@ fn cause(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_whole_number_may_be_written_as_a_fraction() {
+        let read = |text: &str| whole::<_, u8>(&mut serde_json::Deserializer::from_str(text)).ok();
+        assert_eq!(
+            (read("2"), read("2.0"), read("0.0"), read("255.0")),
+            (Some(2), Some(2), Some(0), Some(255))
+        );
+        for bad in ["2.5", "-1", "256", "1e300", "\"2\"", "null"] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+        let or_null = |text: &str| whole_or_null::<_, u64>(&mut serde_json::Deserializer::from_str(text)).ok();
+        assert_eq!((or_null("null"), or_null("7.0"), or_null("x")), (Some(None), Some(Some(7)), None));
+    }
 
     #[test]
     fn a_parameter_without_a_value_is_as_one_left_out() {

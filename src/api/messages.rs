@@ -27,7 +27,7 @@ use crate::protocol::channels;
 use super::answer::{Success, success};
 use super::auth::{Admin, Operator};
 use super::error::{Kind, Problem};
-use super::extract::{Json, Path};
+use super::extract::{Json, Path, whole, whole_or_null};
 use super::routes::BASE;
 use super::state::Desk;
 
@@ -45,7 +45,7 @@ pub(super) struct ToPublish {
     #[schema(example = json!({"command": "restart", "command_id": "cmd_12345"}))]
     payload: Value,
     /// 0, 1 or 2.
-    #[serde(default = "one")]
+    #[serde(default = "one", deserialize_with = "whole")]
     #[schema(default = 1, minimum = 0, maximum = 2)]
     qos: u8,
     /// Whether the broker keeps it for whoever subscribes later.
@@ -53,6 +53,7 @@ pub(super) struct ToPublish {
     #[schema(default = false)]
     retain: bool,
     /// For how many seconds the broker keeps it for those who are away (MQTT 5, Message Expiry Interval).
+    #[serde(default, deserialize_with = "whole_or_null")]
     #[schema(minimum = 1, maximum = 2_592_000)]
     expiry_seconds: Option<u32>,
 }
@@ -142,7 +143,7 @@ pub(super) struct ToSubscribe {
     #[schema(min_length = 1, max_length = 65_535, example = "iotflow/devices/+/telemetry/#")]
     topic: String,
     /// The most QoS of the deliveries: 0 or 1. 2 is taken as 1.
-    #[serde(default = "one")]
+    #[serde(default = "one", deserialize_with = "whole")]
     #[schema(default = 1, minimum = 0, maximum = 2)]
     qos: u8,
 }
