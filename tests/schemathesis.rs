@@ -2,6 +2,7 @@
 //! what does not. Both are Python's; `./dev api` fetches them and runs this.
 
 #[path = "api/trial.rs"]
+#[allow(dead_code, reason = "another test uses the rest of it")]
 mod trial;
 
 #[path = "support/mod.rs"]
