@@ -46,7 +46,8 @@ async fn a_validator_passes_the_description_and_schemathesis_finds_nothing() {
             &examples,
             "--continue-on-failure",
             "--request-timeout",
-            "30",
+            // Whoever waits for a device waits a minute at most, and no answer takes longer than API_TIMEOUT.
+            "90",
         ])
         .args(["--seed", &seed])
         .current_dir(&folder)
