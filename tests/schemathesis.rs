@@ -3,6 +3,7 @@
 
 #[path = "api/trial.rs"]
 #[allow(dead_code, reason = "the API's own tests use all of it")]
+#[allow(dead_code, reason = "another test uses the rest of it")]
 mod trial;
 
 #[path = "support/mod.rs"]
@@ -46,7 +47,8 @@ async fn a_validator_passes_the_description_and_schemathesis_finds_nothing() {
             &examples,
             "--continue-on-failure",
             "--request-timeout",
-            "30",
+            // Whoever waits for a device waits a minute at most, and no answer takes longer than API_TIMEOUT.
+            "90",
         ])
         .args(["--seed", &seed])
         .current_dir(&folder)

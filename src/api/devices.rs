@@ -206,9 +206,9 @@ impl Search {
             return Err(bad("q", &"1 to 200 characters of one line are expected"));
         }
         // Nothing was seen before 1970, and PostgreSQL's own calendar has a beginning.
-        let seen = |text: &Option<String>| match text.as_deref().map(moment).transpose() {
+        let seen = |name: &str, text: Option<&str>| match text.map(moment).transpose() {
             Ok(time) => Ok(time.map(|time| time.max(Timestamp::UNIX_EPOCH))),
-            Err(error) => Err(Problem::from(error)),
+            Err(error) => Err(bad(name, &error)),
         };
         Ok(Filter {
             status: self
@@ -244,8 +244,8 @@ impl Search {
                 })
                 .transpose()?,
             text: self.q.clone(),
-            last_seen_before: seen(&self.last_seen_before)?,
-            last_seen_after: seen(&self.last_seen_after)?,
+            last_seen_before: seen("last_seen_before", self.last_seen_before.as_deref())?,
+            last_seen_after: seen("last_seen_after", self.last_seen_after.as_deref())?,
             enabled: self.enabled,
         })
     }

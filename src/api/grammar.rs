@@ -59,7 +59,7 @@ texts! {
     /// How long an answer may be waited for.
     Patience = [1..=3] "^([0-9]|[0-5][0-9]|60)s?$";
     /// A revision as an answer gave it, or whichever there is.
-    Match = r#"^(\*|"[!#-~]{0,62}")$"#;
+    Match = r#"^(\*|"[ !#-~]{0,62}")$"#;
     /// A client's own name for a request.
     IdempotencyKey = [1..=255] "^[!-~]([ -~]{0,253}[!-~])?$";
 }
