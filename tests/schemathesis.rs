@@ -3,7 +3,6 @@
 
 #[path = "api/trial.rs"]
 #[allow(dead_code, reason = "the API's own tests use all of it")]
-#[allow(dead_code, reason = "another test uses the rest of it")]
 mod trial;
 
 #[path = "support/mod.rs"]
