@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use nix::unistd::{Uid, User, gethostname};
 use serde_json::{Map, Value};
+use tokio_postgres::types::Type;
 use tokio_postgres::{Error, GenericClient, Row};
 
 mod action;
@@ -121,15 +122,15 @@ pub async fn record(client: &impl GenericClient, act: &Act<'_>) -> Result<(), Er
     let object = stored(act.object);
     let detail = Value::Object(act.detail.clone());
     client
-        .execute(
+        .execute_typed(
             "INSERT INTO audit_log (actor, origin, action, object, outcome, detail) VALUES ($1, $2, $3, $4, $5, $6)",
             &[
-                &act.actor.name,
-                &act.actor.origin,
-                &act.action.as_str(),
-                &object,
-                &act.outcome.as_str(),
-                &detail,
+                (&act.actor.name, Type::TEXT),
+                (&act.actor.origin, Type::TEXT),
+                (&act.action.as_str(), Type::TEXT),
+                (&object, Type::TEXT),
+                (&act.outcome.as_str(), Type::TEXT),
+                (&detail, Type::JSONB),
             ],
         )
         .await?;

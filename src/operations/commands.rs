@@ -7,6 +7,7 @@ use std::time::Duration;
 use deadpool_postgres::{Pool, PoolError};
 use serde_json::value::RawValue;
 use tokio::time::{Instant, MissedTickBehavior};
+use tokio_postgres::types::Type;
 use tokio_postgres::{Error, GenericClient};
 use tracing::debug;
 
@@ -31,7 +32,7 @@ pub const MAX_WAIT: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 const DEVICE: &str = "SELECT device_id, deleted_at IS NOT NULL FROM devices WHERE device = $1";
-const WAKE: &str = "SELECT pg_notify('courier', '')";
+const WAKE: &str = "NOTIFY courier";
 const GROUP: &str = "SELECT EXISTS (SELECT FROM device_groups WHERE group_id = $1)";
 
 /// What somebody wants done.
@@ -216,7 +217,7 @@ pub async fn send(client: &mut impl GenericClient, actor: &Actor, to: &Recipient
 
 /// Wakes the courier. It looks every second by itself, so a command that is given needs no more than this attempt.
 async fn wake(client: &impl GenericClient) {
-    if let Err(error) = client.execute(WAKE, &[]).await {
+    if let Err(error) = client.batch_execute(WAKE).await {
         debug!(error = describe(&error), "the courier was not woken, and comes within a second");
     }
 }
@@ -264,7 +265,7 @@ async fn insert(
 
 async fn number(client: &impl GenericClient, device: DeviceIdRef<'_>) -> Result<i32, SendError> {
     let recipient = || Recipient::Device(device.to_owned());
-    let row = client.query_opt(DEVICE, &[&device.as_str()]).await?;
+    let row = client.query_typed_opt(DEVICE, &[(&device.as_str(), Type::TEXT)]).await?;
     let row = row.ok_or_else(|| SendError::Unknown(recipient()))?;
     if row.try_get(1)? {
         return Err(SendError::Deleted(recipient()));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio_postgres::types::Type;
 use tokio_postgres::{Error, GenericClient, Row};
 
 use crate::protocol::command::{CommandId, Kind};
@@ -87,25 +88,25 @@ pub async fn insert(client: &impl GenericClient, new: &NewCommand<'_>) -> Result
     };
     let (kind, seconds) = (new.kind.as_str(), new.ttl.as_secs_f64());
     let inserted = client
-        .execute(
+        .execute_typed(
             INSERT,
             &[
-                &id,
-                &group,
-                &kind,
-                &new.command,
-                &new.parameters,
-                &new.qos,
-                &new.created_by,
-                &seconds,
-                &new.idempotency_key,
+                (&id, Type::TEXT),
+                (&group, Type::TEXT),
+                (&kind, Type::TEXT),
+                (&new.command, Type::TEXT),
+                (&new.parameters, Type::TEXT),
+                (&new.qos, Type::INT2),
+                (&new.created_by, Type::TEXT),
+                (&seconds, Type::FLOAT8),
+                (&new.idempotency_key, Type::TEXT),
             ],
         )
         .await?;
     if inserted > 0 {
         let deliveries = match group {
             Some(group) => client.execute(TO_GROUP, &[&id, &group]).await?.saturating_sub(1),
-            None => client.execute(TO_DEVICE, &[&id, &device]).await?,
+            None => client.execute_typed(TO_DEVICE, &[(&id, Type::TEXT), (&device, Type::INT4)]).await?,
         };
         return Ok(Inserted::New(deliveries));
     }

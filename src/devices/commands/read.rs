@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio_postgres::types::Type;
 use tokio_postgres::{Error, GenericClient, Row};
 
 use crate::protocol::command::CommandId;
@@ -216,7 +217,7 @@ fn delivery(row: &Row) -> Result<Delivery, Error> {
 pub async fn get(client: &impl GenericClient, id: &CommandId) -> Result<Option<Command>, Error> {
     let statement = format!("{COLUMNS} WHERE c.command_id = $1");
     client
-        .query_opt(&statement, &[&id.as_str()])
+        .query_typed_opt(&statement, &[(&id.as_str(), Type::TEXT)])
         .await?
         .as_ref()
         .map(command)
