@@ -256,6 +256,63 @@ async fn credentials_that_nobody_heard_are_not_given_and_a_flood_is_limited() {
 }
 
 #[tokio::test]
+async fn who_became_a_user_by_another_way_is_not_taken_over() {
+    let trial = Trial::start(Role::ProvisioningPlain, &[("DISCOVERY_POLICY", "approval")]).await;
+    let mut newcomer = trial.newcomer(false).await;
+    newcomer.subscribe(&["iotflow/discovery/response/+"]).await;
+    trial.operator.post("/api/v1/discovery", json!({"device_id": "pump-7"})).await.ok();
+    for pending in ["pump-8", "ops"] {
+        assert_eq!(ask(&mut newcomer, pending, &json!({})).await["status"], "pending");
+    }
+    // Both are registered, and somebody becomes an admin of that name, before anything was decided.
+    let hash = |name: &str| format!("SELECT password_hash FROM broker_users WHERE username = '{name}'");
+    trial
+        .site
+        .add(&[("pump-7", Role::Device), ("pump-8", Role::Device), ("ops", Role::Admin)])
+        .await;
+    let before = [
+        texts(&trial.site.sql, &hash("pump-7")).await,
+        texts(&trial.site.sql, &hash("ops")).await,
+    ];
+    let told = ask(&mut newcomer, "pump-7", &json!({})).await;
+    assert!(told["reason"].as_str().is_some_and(|reason| reason.contains("already")), "{told}");
+    for pending in ["pump-8", "ops"] {
+        trial
+            .operator
+            .post(&format!("/api/v1/discovery/{pending}/approve"), json!({}))
+            .await
+            .ok();
+        let state = format!("SELECT count(*) FROM discovery_requests WHERE device = '{pending}' AND state = 'rejected'");
+        eventually(&format!("{pending} keeps what it has"), async || {
+            (number(&trial.site.sql, &state).await == 1).then_some(())
+        })
+        .await;
+    }
+    let after = [
+        texts(&trial.site.sql, &hash("pump-7")).await,
+        texts(&trial.site.sql, &hash("ops")).await,
+    ];
+    assert_eq!(before, after);
+    assert!(newcomer.received.is_empty(), "{:?}", newcomer.received);
+
+    // What was made and never told goes with the request.
+    newcomer
+        .publish("iotflow/discovery/register/quiet", "{}")
+        .await
+        .expect("it is connected");
+    answer(&mut newcomer, "quiet").await;
+    newcomer.leave().await;
+    trial.operator.post("/api/v1/discovery/quiet/approve", json!({})).await.ok();
+    let user = "SELECT count(*) FROM broker_users WHERE username = 'quiet'";
+    eventually("its credentials are made", async || {
+        (number(&trial.site.sql, user).await == 1).then_some(())
+    })
+    .await;
+    trial.operator.post("/api/v1/discovery/quiet/reject", json!({})).await.ok();
+    assert_eq!(number(&trial.site.sql, user).await, 0);
+}
+
+#[tokio::test]
 async fn who_was_announced_gets_credentials_and_others_do_not() {
     let trial = Trial::start(Role::ProvisioningPlain, &[("DISCOVERY_POLICY", "preregistered")]).await;
     let announced = trial.operator.post("/api/v1/discovery", json!({"device_id": "valve-1"})).await;

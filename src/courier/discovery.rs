@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::access::state::State as Access;
+use crate::devices::discovery as rows;
 use crate::identity::audit::Actor;
 use crate::mqtt::publish::{Message, Properties, QoS};
 use crate::mqtt::publisher::{Answer, Handle};
@@ -224,7 +225,7 @@ impl Clerk {
     async fn answer_all(&self) -> anyhow::Result<()> {
         loop {
             let mut client = self.pool.get().await?;
-            let Some(made) = discovery::make(&mut **client).await? else {
+            let Some(made) = discovery::make(&mut **client, &self.actor).await? else {
                 return Ok(());
             };
             drop(client);
@@ -235,6 +236,10 @@ impl Clerk {
 
     async fn give(&self, made: &Made) -> anyhow::Result<()> {
         let device = DeviceIdRef::parse(&made.claimed.device)?;
+        // An operator may have taken the approval back meanwhile, and the credentials with it.
+        if !rows::is_approved(&**self.pool.get().await?, device).await? {
+            return Ok(());
+        }
         let credentials = json!({"username": made.claimed.device, "password": made.password.reveal()});
         let answer = match &made.claimed.public_key {
             None => json!({"status": "approved", "credentials": credentials}),

@@ -74,14 +74,14 @@ pub struct Request {
     pub decided_by: Option<String>,
     /// When it got its credentials.
     pub issued_at: Option<Timestamp>,
+    /// When credentials were last made for it.
+    pub issuing_at: Option<Timestamp>,
     /// Why it was rejected.
     pub reason: Option<String>,
 }
 
-const COLUMNS: &str = "device, state, payload, public_key, attempts, created_at, requested_at, decided_at, decided_by, issued_at, reason";
-const LOCKED: &str =
-    "SELECT device, state, payload, public_key, attempts, created_at, requested_at, decided_at, decided_by, issued_at, reason
-    FROM discovery_requests WHERE device = $1 FOR UPDATE";
+const COLUMNS: &str =
+    "device, state, payload, public_key, attempts, created_at, requested_at, decided_at, decided_by, issued_at, reason, issuing_at";
 const INSERT: &str = "
     INSERT INTO discovery_requests (device, state, payload, public_key, attempts, requested_at, decided_at, decided_by)
     VALUES ($1, $2, $3, $4, 1, now(), CASE WHEN $5::text IS NOT NULL THEN now() END, $5)";
@@ -97,12 +97,13 @@ const FORGET: &str = "DELETE FROM discovery_requests WHERE device = $1";
 const PENDING: &str = "SELECT count(*) FROM discovery_requests WHERE state = 'pending'";
 // Whoever asked, or was approved, since credentials were last made for it, is listening now.
 const CLAIM: &str = "
-    UPDATE discovery_requests SET issuing_at = clock_timestamp()
-    WHERE device = (
-        SELECT device FROM discovery_requests
+    WITH next AS (
+        SELECT device, issuing_at FROM discovery_requests
         WHERE state = 'approved' AND requested_at IS NOT NULL AND (issuing_at IS NULL OR issuing_at < greatest(requested_at, decided_at))
         ORDER BY requested_at LIMIT 1 FOR UPDATE SKIP LOCKED)
-    RETURNING device, public_key, payload";
+    UPDATE discovery_requests r SET issuing_at = clock_timestamp() FROM next WHERE r.device = next.device
+    RETURNING r.device, r.public_key, r.payload, next.issuing_at";
+const IS_APPROVED: &str = "SELECT EXISTS (SELECT FROM discovery_requests WHERE device = $1 AND state = 'approved')";
 const ISSUED: &str = "UPDATE discovery_requests SET state = 'issued', issued_at = now() WHERE device = $1 AND state = 'approved'";
 
 /// The request of a device, locked until the transaction ends.
@@ -110,8 +111,9 @@ const ISSUED: &str = "UPDATE discovery_requests SET state = 'issued', issued_at 
 /// # Errors
 /// The database's.
 pub async fn locked(client: &impl GenericClient, device: DeviceIdRef<'_>) -> Result<Option<Request>, Error> {
+    let statement = format!("SELECT {COLUMNS} FROM discovery_requests WHERE device = $1 FOR UPDATE");
     client
-        .query_opt(LOCKED, &[&device.as_str()])
+        .query_opt(&statement, &[&device.as_str()])
         .await?
         .as_ref()
         .map(request)
@@ -200,6 +202,8 @@ pub struct Claimed {
     pub public_key: Option<Vec<u8>>,
     /// What the device said of itself.
     pub payload: Value,
+    /// When credentials were made for it before, which it never got.
+    pub made_before: Option<Timestamp>,
 }
 
 /// The next device whose credentials are to be made.
@@ -214,16 +218,24 @@ pub async fn claim(client: &impl GenericClient) -> Result<Option<Claimed>, Error
         device: row.try_get(0)?,
         public_key: row.try_get(1)?,
         payload: row.try_get(2)?,
+        made_before: row.try_get(3)?,
     }))
 }
 
-/// Notes that a device has its credentials.
+/// Notes that a device has its credentials; returns whether it was still to have them.
 ///
 /// # Errors
 /// The database's.
-pub async fn issued(client: &impl GenericClient, device: DeviceIdRef<'_>) -> Result<(), Error> {
-    client.execute(ISSUED, &[&device.as_str()]).await?;
-    Ok(())
+pub async fn issued(client: &impl GenericClient, device: DeviceIdRef<'_>) -> Result<bool, Error> {
+    Ok(client.execute(ISSUED, &[&device.as_str()]).await? > 0)
+}
+
+/// Whether a device is still to have its credentials.
+///
+/// # Errors
+/// The database's.
+pub async fn is_approved(client: &impl GenericClient, device: DeviceIdRef<'_>) -> Result<bool, Error> {
+    client.query_one(IS_APPROVED, &[&device.as_str()]).await?.try_get(0)
 }
 
 /// Requests by device id, behind `after`, of this state; `limit` at most.
@@ -255,5 +267,6 @@ fn request(row: &Row) -> Result<Request, Error> {
         decided_by: row.try_get(8)?,
         issued_at: row.try_get(9)?,
         reason: row.try_get(10)?,
+        issuing_at: row.try_get(11)?,
     })
 }

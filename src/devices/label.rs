@@ -188,7 +188,9 @@ fn merge(target: &mut Value, patch: &Value) {
     }
 }
 
-fn holds_nul(value: &Value) -> bool {
+/// Whether a text in it, or a name of a member, holds NUL, which no text of PostgreSQL's can.
+#[must_use]
+pub fn holds_nul(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains('\0'),
         Value::Array(elements) => elements.iter().any(holds_nul),

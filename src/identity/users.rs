@@ -1,5 +1,6 @@
 //! Users of the broker: devices, admins, the service. Only hashes of their passwords are kept.
 
+use jiff::Timestamp;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Error, GenericClient};
 
@@ -22,6 +23,8 @@ const TAKEN: &str = "SELECT username FROM broker_users WHERE username = ANY ($1:
 const SET_PASSWORD: &str = "UPDATE broker_users SET password_hash = $2, changed_at = now() WHERE username = $1";
 const SET_DISABLED: &str = "UPDATE broker_users SET disabled_at = CASE WHEN $2 THEN coalesce(disabled_at, now()) END WHERE username = $1";
 const EXISTS: &str = "SELECT EXISTS (SELECT FROM broker_users WHERE username = $1)";
+const AS_MADE: &str = "
+    SELECT EXISTS (SELECT FROM broker_users WHERE username = $1 AND role = 'device' AND changed_at <= $2 AND disabled_at IS NULL)";
 const DELETE: &str = "DELETE FROM broker_users WHERE username = $1";
 const GET: &str = "SELECT username, role, password_hash, disabled_at IS NOT NULL FROM broker_users WHERE username = $1";
 const LIST: &str = "
@@ -109,6 +112,14 @@ pub async fn create_devices(client: &impl GenericClient, users: &[(Username, Str
 /// The database's.
 pub async fn exists(client: &impl GenericClient, username: &Username) -> Result<bool, Error> {
     client.query_one(EXISTS, &[&username.as_str()]).await?.try_get(0)
+}
+
+/// Whether the user is a device whose password nobody has changed since `at`, and that nobody has shut out.
+///
+/// # Errors
+/// The database's.
+pub async fn is_as_made_at(client: &impl GenericClient, username: &Username, at: Timestamp) -> Result<bool, Error> {
+    client.query_one(AS_MADE, &[&username.as_str(), &at]).await?.try_get(0)
 }
 
 /// The version of who may do what, this transaction's changes included.

@@ -5,6 +5,7 @@ use tokio_postgres::{Error, GenericClient};
 
 use crate::broker::passwords::{self, Hash};
 use crate::devices::discovery::{self, Claimed, Request, State};
+use crate::devices::label::holds_nul;
 use crate::devices::registry;
 use crate::identity::audit::{self, Act, Action, Actor, Outcome};
 use crate::identity::users::{self, UserError};
@@ -123,7 +124,7 @@ impl Introduction {
         };
         let payload = Value::Object(members);
         // No text of PostgreSQL's can hold it.
-        if payload.to_string().contains("\\u0000") {
+        if holds_nul(&payload) {
             return Err(BadRequest::NotObject);
         }
         Ok(Self { payload, public_key })
@@ -163,6 +164,10 @@ async fn decide(
     }
     let key = public_key.as_deref();
     if let Some(known) = discovery::locked(client, device).await? {
+        // It may have become a user by another way since it asked, or was announced.
+        if known.issuing_at.is_none() && users::exists(client, &username).await? {
+            return Ok(Told::Rejected("this device has its credentials already"));
+        }
         return again(client, device, &known, payload, key).await;
     }
     if users::exists(client, &username).await? {
@@ -191,8 +196,11 @@ async fn again(
     payload: &Value,
     key: Option<&[u8]>,
 ) -> Result<Told, Error> {
-    if known.public_key.is_some() && known.public_key.as_deref() != key {
-        return Ok(Told::Rejected("somebody asked for this device before, with another key"));
+    // Who asked first says to whom the answer goes; whoever decided has seen that one.
+    if known.state != State::Expected && known.public_key.as_deref() != key {
+        return Ok(Told::Rejected(
+            "somebody asked for this device before, with another key or with none",
+        ));
     }
     let (state, told) = match known.state {
         State::Expected | State::Approved => (State::Approved, Told::Approved),
@@ -226,6 +234,9 @@ pub enum DecideError {
     /// The name cannot be a user's.
     #[error(transparent)]
     Name(#[from] crate::protocol::id::BadUsername),
+    /// The user cannot be.
+    #[error(transparent)]
+    User(#[from] UserError),
     /// The database said no.
     #[error("{}", crate::db::error::describe(.0))]
     Database(#[from] Error),
@@ -275,6 +286,9 @@ async fn settle(
         (_, State::Rejected) => return Err(wrong("nothing is left to do")),
         _ => Action::DiscoveryReject,
     };
+    if to == State::Rejected {
+        unmake(&transaction, &known).await?;
+    }
     discovery::decide(&transaction, device, to, actor.name(), reason).await?;
     let mut act = Act::new(actor, action, device.as_str(), Outcome::Done);
     if let Some(reason) = reason {
@@ -313,15 +327,29 @@ pub async fn expect(client: &mut impl GenericClient, actor: &Actor, device: Devi
 /// [`DecideError`].
 pub async fn forget(client: &mut impl GenericClient, actor: &Actor, device: DeviceIdRef<'_>) -> Result<(), DecideError> {
     let transaction = client.transaction().await?;
-    if !discovery::forget(&transaction, device).await? {
-        return Err(DecideError::Unknown(device.to_string()));
-    }
+    let known = discovery::locked(&transaction, device)
+        .await?
+        .ok_or_else(|| DecideError::Unknown(device.to_string()))?;
+    unmake(&transaction, &known).await?;
+    discovery::forget(&transaction, device).await?;
     audit::record(
         &transaction,
         &Act::new(actor, Action::DiscoveryForget, device.as_str(), Outcome::Done),
     )
     .await?;
     transaction.commit().await?;
+    Ok(())
+}
+
+/// Takes away the credentials that were made for a device and that it never got.
+async fn unmake(client: &impl GenericClient, known: &Request) -> Result<(), DecideError> {
+    let (Some(made), None) = (known.issuing_at, known.issued_at) else {
+        return Ok(());
+    };
+    let username = Username::with_password(&known.device)?;
+    if users::is_as_made_at(client, &username, made).await? {
+        users::delete(client, &username).await?;
+    }
     Ok(())
 }
 
@@ -357,31 +385,45 @@ pub enum MakeError {
 }
 
 /// Makes the credentials of the next device that was approved and is listening. Those made for it before, which it never got,
-/// are good no more.
+/// are good no more. Whoever has become a user by another way meanwhile keeps what it has: its request is rejected.
 ///
 /// # Errors
 /// [`MakeError`].
-pub async fn make(client: &mut impl GenericClient) -> Result<Option<Made>, MakeError> {
-    let transaction = client.transaction().await?;
-    let Some(claimed) = discovery::claim(&transaction).await? else {
-        return Ok(None);
-    };
-    let username = Username::with_password(&claimed.device)?;
-    let password = passwords::generate()?;
-    let hash = Hash::of_generated(&password)?;
-    registry::register(&transaction, DeviceIdRef::parse(&claimed.device)?).await?;
-    if users::exists(&transaction, &username).await? {
-        users::set_password(&transaction, &username, Some(hash.as_str())).await?;
-    } else {
-        users::create(&transaction, &username, Role::Device, Some(hash.as_str())).await?;
+pub async fn make(client: &mut impl GenericClient, actor: &Actor) -> Result<Option<Made>, MakeError> {
+    loop {
+        let transaction = client.transaction().await?;
+        let Some(claimed) = discovery::claim(&transaction).await? else {
+            return Ok(None);
+        };
+        let device = DeviceIdRef::parse(&claimed.device)?;
+        let username = Username::with_password(&claimed.device)?;
+        let known = users::exists(&transaction, &username).await?;
+        let ours = match claimed.made_before {
+            Some(made) => users::is_as_made_at(&transaction, &username, made).await?,
+            None => false,
+        };
+        if known && !ours {
+            let reason = Some("it has credentials by another way");
+            discovery::decide(&transaction, device, State::Rejected, actor.name(), reason).await?;
+            transaction.commit().await?;
+            continue;
+        }
+        let password = passwords::generate()?;
+        let hash = Hash::of_generated(&password)?;
+        registry::register(&transaction, device).await?;
+        if ours {
+            users::set_password(&transaction, &username, Some(hash.as_str())).await?;
+        } else {
+            users::create(&transaction, &username, Role::Device, Some(hash.as_str())).await?;
+        }
+        let version = users::version(&transaction).await?;
+        transaction.commit().await?;
+        return Ok(Some(Made {
+            claimed,
+            password,
+            version,
+        }));
     }
-    let version = users::version(&transaction).await?;
-    transaction.commit().await?;
-    Ok(Some(Made {
-        claimed,
-        password,
-        version,
-    }))
 }
 
 /// Notes that a device has its credentials.
@@ -390,7 +432,9 @@ pub async fn make(client: &mut impl GenericClient) -> Result<Option<Made>, MakeE
 /// The database's.
 pub async fn issued(client: &mut impl GenericClient, actor: &Actor, device: DeviceIdRef<'_>, sealed: bool) -> Result<(), Error> {
     let transaction = client.transaction().await?;
-    discovery::issued(&transaction, device).await?;
+    if !discovery::issued(&transaction, device).await? {
+        return Ok(());
+    }
     let act = Act::new(actor, Action::DiscoveryIssue, device.as_str(), Outcome::Done).with("sealed", sealed);
     audit::record(&transaction, &act).await?;
     transaction.commit().await

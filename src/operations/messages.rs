@@ -75,7 +75,11 @@ fn check(tree: &TopicTree, role: Role, message: &Message) -> Result<(), PublishE
     }
     let parsed = channels::parse(tree, &message.topic).ok().map(|parsed| parsed.channel.spec());
     match parsed {
-        Some(spec) if message.retain && !spec.retain && spec.topic_type == "commands" => return Err(PublishError::Retained(topic())),
+        Some(spec) if message.retain && !spec.retain && spec.direction == Direction::Down => return Err(PublishError::Retained(topic())),
+        // Credentials and receipts are the service's word.
+        Some(spec) if matches!(spec.topic_type, "discovery" | "receipts") && !role.allows(Role::Admin) => {
+            return Err(PublishError::Role(topic(), "the service's own word to a device"));
+        }
         Some(spec) if spec.direction == Direction::Admin && !role.allows(Role::Admin) => {
             return Err(PublishError::Role(topic(), "a channel of the service's own"));
         }
@@ -108,6 +112,9 @@ mod tests {
         assert_eq!(judge("iotflow/anything/else", Role::Admin, true), Ok(()));
         for (topic, role, retain, why) in [
             ("iotflow/devices/a/commands/control", Role::Admin, true, "never retained"),
+            ("iotflow/fleet/commands/north", Role::Admin, true, "never retained"),
+            ("iotflow/discovery/response/a", Role::Operator, false, "needs the role admin"),
+            ("iotflow/devices/a/receipts", Role::Operator, false, "needs the role admin"),
             ("iotflow/system/health", Role::Operator, false, "needs the role admin"),
             ("iotflow/anything", Role::Operator, false, "needs the role admin"),
             ("other/topic", Role::Admin, false, "not below iotflow/"),

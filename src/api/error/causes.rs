@@ -36,6 +36,7 @@ impl From<DecideError> for Problem {
             DecideError::Unknown(_) => Kind::NotFound,
             DecideError::State { .. } | DecideError::HasCredentials(_) => Kind::Conflict,
             DecideError::Name(_) => Kind::Unprocessable,
+            DecideError::User(error) => return Self::internal(error),
             DecideError::Database(error) => return Self::database(error),
         };
         Self::new(kind, error.to_string())
