@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 /// 2025-07-01T10:30:05Z, when everything is received, in microseconds.
 const RECEIVED_AT: i64 = 1_751_365_805_000_000;
 /// How long a thread may take that has nothing left to wait for.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// A reading, or an event, as a device means it.
 #[derive(Debug, Clone)]

@@ -11,6 +11,7 @@ use iotflow::db::partitions::{Config as PartitionsConfig, Partitions};
 use iotflow::protocol::time;
 use metrics::Counter;
 
+use support::PATIENCE;
 use support::judge::{number, texts};
 use support::servers::{connect, folder, start_postgres};
 
@@ -124,7 +125,7 @@ async fn a_partition_is_made_while_a_writer_is_at_work() {
         .batch_execute("INSERT INTO telemetry VALUES (now(), 1, 1, '{1}', NULL)")
         .await
         .expect("it takes the row");
-    let made = tokio::time::timeout(Duration::from_secs(10), partitions.ensure(&mut sql, 0, time::now() - 30 * DAY)).await;
+    let made = tokio::time::timeout(PATIENCE, partitions.ensure(&mut sql, 0, time::now() - 30 * DAY)).await;
     made.expect("it did not wait for the writer").expect("it can be made");
     transaction.commit().await.expect("nothing stood in its way");
 }

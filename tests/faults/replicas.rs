@@ -9,8 +9,6 @@ use super::support::{eventually, pause};
 use super::trial::Trial;
 
 const SLOTS: [&str; 3] = ["slot-0", "slot-1", "slot-2"];
-/// A dead replica's slots are another's within this: the server's silence of 12 s, a take-over, and a machine that is slow.
-const ADOPTED_WITHIN: Duration = Duration::from_secs(30);
 
 /// How many of the slots it has.
 async fn slots_of(service: &Service) -> usize {
@@ -79,5 +77,4 @@ async fn of_three_replicas_one_is_killed_and_one_freezes() {
         let fights = service.log().matches("took our client id over").count();
         assert_eq!(fights, 0, "replicas fought over a client id:\n{}", service.log());
     }
-    assert!(adopted.iter().all(|took| *took < ADOPTED_WITHIN), "{adopted:?}");
 }

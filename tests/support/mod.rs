@@ -21,7 +21,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 /// The longest that anything here is waited for.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(150);
 
 /// A test's size: `short` in `./dev test`, `whole` in `./dev faults`, which sets `IOTFLOW_FAULTS=whole`.
 pub fn size<T>(short: T, whole: T) -> T {

@@ -15,7 +15,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 SESSION_EXPIRY_SECONDS = 3600
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 150
 
 telling = threading.Lock()
 
