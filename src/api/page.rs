@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::devices::commands::read;
 use crate::devices::telemetry::range;
 use crate::devices::telemetry::span::is_moment;
+use crate::protocol::id::DeviceIdRef;
 
 use super::error::{Kind, Problem};
 
@@ -73,18 +74,29 @@ pub(super) fn limit(asked: Option<u32>) -> Result<u32, Problem> {
 /// Where the page begins, in the words of the list's own order.
 pub(super) fn read<P: Place>(cursor: Option<&str>) -> Result<Option<P>, Problem> {
     let Some(cursor) = cursor else { return Ok(None) };
-    let refused = || {
-        Problem::new(
-            Kind::BadRequest,
-            "cursor: the next_cursor of an earlier answer of this list is expected",
-        )
-    };
     if cursor.len() > MAX_CURSOR_BYTES {
         return Err(refused());
     }
     let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| refused())?;
     let place = serde_json::from_slice(&bytes).ok().filter(P::is_possible);
     place.map(Some).ok_or_else(refused)
+}
+
+/// How many entries a page of devices or groups is to have, and after which id it begins; an id is of the same grammar for both.
+pub(super) fn by_id(limit: Option<u32>, cursor: Option<&str>) -> Result<(usize, Option<String>), Problem> {
+    let limit = usize::try_from(self::limit(limit)?).unwrap_or(usize::MAX);
+    let after: Option<String> = read(cursor)?;
+    match after.as_deref().map(DeviceIdRef::parse) {
+        Some(Err(_)) => Err(refused()),
+        _ => Ok((limit, after)),
+    }
+}
+
+fn refused() -> Problem {
+    Problem::new(
+        Kind::BadRequest,
+        "cursor: the next_cursor of an earlier answer of this list is expected",
+    )
 }
 
 /// The cursor behind `last`, the last entry of a page.
