@@ -32,7 +32,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections, beside all others, that are told at once that there is no place.
 const MOST_REFUSALS: usize = 64;
 /// And how long each may take.
-const REFUSED_WITHIN: Duration = Duration::from_secs(2);
+const REFUSED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Where to listen, and what is too much.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -38,12 +38,17 @@ fn head(trial: &Trial, role: Role, request: &str) -> String {
     format!("{request} HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {token}\r\n")
 }
 
-/// One that asks, reads how the answer begins, and no further.
+/// One that asks, reads how the answer begins, and no further. Nothing is answered where it is not let in.
 async fn reads_no_further(trial: &Trial, path: &str) -> (TcpStream, String) {
     let mut stream = said(trial, &format!("{}\r\n", head(trial, Role::Viewer, &format!("GET {path}")))).await;
     let mut begin = [0; 12];
-    stream.read_exact(&mut begin).await.expect("it answers");
-    (stream, String::from_utf8_lossy(&begin).into_owned())
+    let answered = stream.read_exact(&mut begin).await.is_ok();
+    let begin = if answered {
+        String::from_utf8_lossy(&begin).into_owned()
+    } else {
+        String::new()
+    };
+    (stream, begin)
 }
 
 /// The status of a page, 0 where nobody answers.
