@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::sync::watch;
@@ -39,6 +39,9 @@ mod sessions;
 
 /// The longest that a statement of a request may take.
 const STATEMENT_WITHIN: Duration = Duration::from_secs(30);
+/// The tasks that a stop waits for in an order.
+const HTTP: &str = "http";
+const PUBLISHER: &str = "publisher";
 /// Between the first attempts at two slots, so that the second knows whether the first was taken.
 const SLOT_STAGGER: Duration = Duration::from_millis(200);
 
@@ -68,9 +71,21 @@ pub struct App {
     /// The series.
     pub metrics: Arc<Metrics>,
     tasks: Tasks,
-    give_up: CancellationToken,
-    leases: CancellationToken,
+    ends: Ends,
     shutdown_timeout: Duration,
+}
+
+/// What ends after the sources of a service have been told to stop, each at its time.
+#[derive(Debug, Default)]
+struct Ends {
+    /// Requests that are still under way are cut off.
+    hang_up: CancellationToken,
+    /// Nobody has anything to say to the broker any more.
+    last_words: CancellationToken,
+    /// What cannot be committed stays with the broker.
+    give_up: CancellationToken,
+    /// The sessions are for others to take.
+    leases: CancellationToken,
 }
 
 /// How a service came to its end.
@@ -96,7 +111,7 @@ impl App {
             Readiness::default(),
             Tasks::default(),
         );
-        let (give_up, leases) = (CancellationToken::new(), CancellationToken::new());
+        let ends = Ends::default();
 
         // Parts post their condition as they are built; until all have, this one keeps the service unready.
         let startup = readiness.latch("startup");
@@ -116,9 +131,9 @@ impl App {
             &config.ingest.group,
             readiness.latch("broker/publisher"),
             metrics.connection("publisher"),
-            tasks.stop_token(),
+            ends.last_words.clone(),
         );
-        tasks.spawn("publisher", publisher.run());
+        tasks.spawn(PUBLISHER, publisher.run());
         let telemetry = Arc::new(OnceLock::new());
         let parts = Parts {
             // Created as they are needed: the database may not be there yet.
@@ -138,10 +153,14 @@ impl App {
             readiness: readiness.clone(),
             metrics: Arc::clone(&metrics),
             accounting: Arc::clone(&accounting),
-            stop: tasks.stop_token(),
+            tasks: tasks.clone(),
         };
-        let closed = give_up.clone();
-        tasks.spawn("http", async move { door.run(parts, closed).await });
+        let (answered, hang_up) = (CancellationToken::new(), ends.hang_up.clone());
+        let last_answer = answered.clone().drop_guard();
+        tasks.spawn(HTTP, async move {
+            door.run(parts, hang_up).await;
+            drop(last_answer);
+        });
 
         migrate::migrate(&config.db)
             .await
@@ -165,7 +184,7 @@ impl App {
             accounting: Arc::clone(&accounting),
             metrics: Arc::clone(&metrics),
             held: Arc::new(Held::new(config.ingest.held_bytes)),
-            give_up: give_up.clone(),
+            give_up: ends.give_up.clone(),
         };
         housekeeping::maintain_once(&store).await.context("partitions cannot be made")?;
         store.latch.ready("connected");
@@ -180,9 +199,10 @@ impl App {
             wanted.len() + retired.len(),
         )?;
         let by_http = Arc::new(Door::new(&config.ingest, &store, pipeline.telemetry.clone())?);
-        let (closed, stopped) = (Arc::clone(&by_http), tasks.stop_token());
+        let closed = Arc::clone(&by_http);
+        // The pipeline runs until nobody can hand it anything: no session, and no request.
         tasks.spawn("telemetry-by-http", async move {
-            stopped.cancelled().await;
+            answered.cancelled().await;
             closed.close();
         });
         drop(telemetry.set(by_http));
@@ -200,8 +220,7 @@ impl App {
             accounting,
             metrics,
             tasks,
-            give_up,
-            leases,
+            ends,
             shutdown_timeout: config.shutdown_timeout.0,
         };
         let slots_held = Arc::default();
@@ -235,15 +254,23 @@ impl App {
         }
     }
 
-    /// Stops reading, lets everything that was read be committed and acked, and takes leave of the broker.
+    /// Stops reading and listening, lets every request be answered and everything that was read be committed and acked, and takes leave
+    /// of the broker. What others need is ended after them.
     pub async fn stop(self) -> Ended {
+        let (begun, grace) = (Instant::now(), self.shutdown_timeout);
         self.tasks.stop_token().cancel();
-        let grace = self.shutdown_timeout;
-        // The listener answers to the last: it is told to close when the rest has ended.
-        let drained = self.tasks.join_except("http", grace).await;
-        self.leases.cancel();
-        self.give_up.cancel();
-        let left = self.tasks.join(Duration::from_secs(1)).await;
+        // What requests have handed over takes its time too.
+        drop(self.tasks.join_those(|name| name == HTTP, grace * 3 / 4).await);
+        self.ends.hang_up.cancel();
+        let drained = self
+            .tasks
+            .join_those(|name| name != PUBLISHER, grace.saturating_sub(begun.elapsed()))
+            .await;
+        self.ends.last_words.cancel();
+        self.ends.leases.cancel();
+        self.ends.give_up.cancel();
+        let left = grace.saturating_sub(begun.elapsed()).max(Duration::from_secs(1));
+        let left = self.tasks.join(left).await;
         if let Some(task) = self.tasks.crashed() {
             return Ended::Crashed(task);
         }

@@ -183,6 +183,10 @@ impl<S: Source> Reader<'_, S> {
         self.take("DISCOVERY_MAX_PENDING", &mut discovery.most_pending);
 
         self.take("HOST", &mut api.host);
+        // As it stands in an address of the web.
+        if let Some(bare) = api.host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            api.host = bare.to_owned();
+        }
         self.take("PORT", &mut api.port);
         self.take("API_CONNECTIONS", &mut api.connections);
         self.take("API_RATE", &mut api.rate);
@@ -284,7 +288,7 @@ impl<S: Source> Reader<'_, S> {
         };
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             match part.parse() {
-                Ok(address) => into.push(address),
+                Ok(address) => into.push(IpAddr::to_canonical(&address)),
                 Err(_) => self.faults.push(format!(
                     "API_TRUSTED_PROXIES={text:?}: {part:?} is no IP address; addresses with commas between are expected"
                 )),

@@ -582,13 +582,13 @@ fn the_image_runs_and_asks_what_the_command_line_offers() {
 /// What the API needs of a service that reaches no database and no broker: its pages are served all the same.
 fn parts_without_servers() -> Parts {
     let (config, metrics, readiness) = (Config::default(), Metrics::new(), Readiness::default());
-    let stop = CancellationToken::new();
+    let tasks = Tasks::default();
     let (_, publisher) = Publisher::new(
         &config.mqtt,
         &config.ingest.group,
         readiness.latch("broker/publisher"),
         metrics.connection("publisher"),
-        stop.clone(),
+        tasks.stop_token(),
     );
     Parts {
         pool: pool::pool(&config.db, "api", 1).expect("a sound URL"),
@@ -597,12 +597,12 @@ fn parts_without_servers() -> Parts {
         mqtt: config.mqtt.clone(),
         broker: watch::channel(Arc::default()).1,
         publisher,
-        taps: Taps::new(config.mqtt, config.ingest.group, Tasks::default()),
+        taps: Taps::new(config.mqtt, config.ingest.group, tasks.clone()),
         telemetry: Arc::default(),
         readiness,
         metrics,
         accounting: Arc::default(),
-        stop,
+        tasks,
     }
 }
 

@@ -190,18 +190,62 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     Ok(presented.trim())
 }
 
-/// Where the request comes from. A proxy's word counts only where the proxy is one that the settings name.
+/// Where the request comes from.
 pub(super) fn address(parts: &Parts, desk: &Desk) -> IpAddr {
     let peer = parts
         .extensions
         .get::<ConnectInfo<SocketAddr>>()
         .map_or(IpAddr::from([0, 0, 0, 0]), |info| info.0.ip());
-    if !desk.config.trusted_proxies.contains(&peer) {
-        return peer;
+    origin(peer, &parts.headers, &desk.config.trusted_proxies)
+}
+
+/// Back along the proxies, from the nearest on: each wrote last whom it had before it, and its word counts only where it is one that the
+/// settings name. What stands before the word of the last of them anybody can have written.
+fn origin(peer: IpAddr, headers: &HeaderMap, proxies: &[IpAddr]) -> IpAddr {
+    // A socket for both families shows those of the fourth as `::ffff:192.0.2.1`.
+    let mut origin = peer.to_canonical();
+    let values = headers.get_all("x-forwarded-for").iter().rev();
+    let mut hops = values.flat_map(|value| value.to_str().unwrap_or_default().rsplit(','));
+    while proxies.contains(&origin)
+        && let Some(before) = hops.next().and_then(|hop| hop_address(hop.trim()))
+    {
+        origin = before;
     }
-    // The last entry is what the nearest proxy saw; what stands before it anybody can have written.
-    let forwarded = parts.headers.get_all("x-forwarded-for").iter().next_back();
-    forwarded
-        .and_then(|value| value.to_str().ok()?.rsplit(',').next()?.trim().parse().ok())
-        .unwrap_or(peer)
+    origin
+}
+
+/// An address as proxies write it: some with the port behind it.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    let address = hop.parse().or_else(|_| hop.parse().map(|socket: SocketAddr| socket.ip()));
+    address.ok().map(|address: IpAddr| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_address_before_the_proxies_is_the_callers() {
+        let proxies = ["192.0.2.1", "192.0.2.2", "2001:db8::1"].map(|proxy| proxy.parse().expect(proxy));
+        for (peer, forwarded, expected) in [
+            ("198.51.100.7", &["203.0.113.9"][..], "198.51.100.7"),
+            ("192.0.2.1", &[], "192.0.2.1"),
+            ("192.0.2.1", &["203.0.113.9"], "203.0.113.9"),
+            ("192.0.2.1", &["10.0.0.1, 203.0.113.9"], "203.0.113.9"),
+            ("192.0.2.1", &["10.0.0.1", "203.0.113.9, 192.0.2.2"], "203.0.113.9"),
+            ("192.0.2.1", &["192.0.2.2"], "192.0.2.2"),
+            ("::ffff:192.0.2.1", &["::ffff:203.0.113.9"], "203.0.113.9"),
+            ("2001:db8::1", &["[2001:db8::9]:1234"], "2001:db8::9"),
+            ("192.0.2.1", &["203.0.113.9:1234"], "203.0.113.9"),
+            ("192.0.2.1", &["203.0.113.9, nonsense"], "192.0.2.1"),
+            ("192.0.2.1", &["203.0.113.9, nonsense, 192.0.2.2"], "192.0.2.2"),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in forwarded {
+                headers.append("x-forwarded-for", HeaderValue::from_static(value));
+            }
+            let found = origin(peer.parse().expect(peer), &headers, &proxies);
+            assert_eq!(found.to_string(), expected, "{peer} {forwarded:?}");
+        }
+    }
 }

@@ -14,8 +14,7 @@ use super::answer::{Success, success};
 use super::auth::{Operator, Viewer};
 use super::error::Problem;
 use super::extract::{Json, Path};
-use super::grammar;
-use super::precondition::{IfMatch, etag};
+use super::precondition::{IfMatch, Precondition, etag};
 use super::state::Desk;
 use super::topics::OfDevice;
 
@@ -56,7 +55,7 @@ pub(super) async fn get(_: Viewer, State(desk): State<Desk>, Path(path): Path<Of
 ///
 /// The body is the configuration itself, a JSON object of 64 KiB at most. The device gets it as it was given, with a version, retained on
 /// its config topic. With If-Match, only if that version is still the newest ("0" for none yet).
-#[utoipa::path(put, path = "/devices/{device_id}/config", tag = "devices", params(OfDevice, ("If-Match" = inline(Option<grammar::Match>), Header, description = "The ETag that was read")), request_body(content = Object, description = "The configuration", content_type = "application/json", example = json!({"interval_seconds": 30})), responses((status = 200, description = "What is wanted now; the version is in ETag", body = Success<DeviceConfig>)))]
+#[utoipa::path(put, path = "/devices/{device_id}/config", tag = "devices", params(OfDevice, Precondition), request_body(content = Object, description = "The configuration", content_type = "application/json", example = json!({"interval_seconds": 30})), responses((status = 200, description = "What is wanted now; the version is in ETag", body = Success<DeviceConfig>)))]
 pub(super) async fn set(
     Operator(caller): Operator,
     State(desk): State<Desk>,
@@ -73,7 +72,7 @@ pub(super) async fn set(
 /// Want nothing of a device any more
 ///
 /// The broker forgets the configuration; the device keeps what it has. The version moves on.
-#[utoipa::path(delete, path = "/devices/{device_id}/config", tag = "devices", params(OfDevice, ("If-Match" = inline(Option<grammar::Match>), Header, description = "The ETag that was read")), responses((status = 200, description = "Nothing is wanted now; the version is in ETag", body = Success<DeviceConfig>)))]
+#[utoipa::path(delete, path = "/devices/{device_id}/config", tag = "devices", params(OfDevice, Precondition), responses((status = 200, description = "Nothing is wanted now; the version is in ETag", body = Success<DeviceConfig>)))]
 pub(super) async fn delete(
     Operator(caller): Operator,
     State(desk): State<Desk>,

@@ -4,6 +4,7 @@ use axum::extract::State;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
+use tracing::error;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
@@ -131,9 +132,15 @@ pub(super) async fn replay(
     State(desk): State<Desk>,
     Path(path): Path<OfLetter>,
 ) -> Result<Success<Replayed>, Problem> {
-    let mut client = desk.database().await?;
-    let (actor, publisher) = (caller.actor(), &desk.parts.publisher);
-    let replayed = dead_letters::replay(&mut **client, &actor, desk.tree(), publisher, path.id).await?;
+    let here = desk.clone();
+    let act = async move {
+        let claimed = dead_letters::claim(&**here.database().await?, path.id).await?;
+        let published = claimed.publish(here.tree(), &here.parts.publisher).await;
+        let client = here.database().await;
+        let mut client = client.inspect_err(|_| error!(?published, "a dead letter was published and is kept, for that cannot be noted"))?;
+        Ok(published.settle(&mut **client, &caller.actor()).await?)
+    };
+    let replayed = desk.to_its_end("replay", act).await?;
     Ok(success(Replayed { replayed }))
 }
 

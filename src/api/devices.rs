@@ -26,7 +26,7 @@ use super::error::{Kind, Problem};
 use super::extract::{Json, Path, Query};
 use super::grammar;
 use super::page;
-use super::precondition::{IfMatch, etag};
+use super::precondition::{IfMatch, Precondition, etag};
 use super::routes::BASE;
 use super::state::Desk;
 use super::topics::OfDevice;
@@ -266,30 +266,13 @@ pub(super) struct Devices {
 #[utoipa::path(get, path = "/devices", tag = "devices", params(Search), responses((status = 200, description = "A page of devices", body = Success<Devices>)))]
 pub(super) async fn list(_: Viewer, State(desk): State<Desk>, Query(search): Query<Search>) -> Result<Success<Devices>, Problem> {
     let filter = search.filter()?;
-    let (limit, after) = (limit(search.limit)?, after(search.cursor.as_deref())?);
+    let (limit, after) = page::by_id(search.limit, search.cursor.as_deref())?;
     let client = desk.database().await?;
     let page = list::list(&**client, &filter, after.as_deref(), limit).await?;
     Ok(success(Devices {
         devices: page.items,
         next_cursor: page.next.as_ref().map(page::write),
     }))
-}
-
-/// How many entries a page has.
-pub(super) fn limit(asked: Option<u32>) -> Result<usize, Problem> {
-    Ok(usize::try_from(page::limit(asked)?).unwrap_or(list::MAX_PAGE))
-}
-
-/// After which id a page begins; an id is of the same grammar for devices and groups.
-pub(super) fn after(cursor: Option<&str>) -> Result<Option<String>, Problem> {
-    let after: Option<String> = page::read(cursor)?;
-    match after.as_deref().map(DeviceIdRef::parse) {
-        Some(Err(_)) => Err(Problem::new(
-            Kind::BadRequest,
-            "cursor: the next_cursor of an earlier answer of this list is expected",
-        )),
-        _ => Ok(after),
-    }
 }
 
 /// Look at a device
@@ -322,7 +305,7 @@ pub(super) struct DevicePatch {
 /// Change a device
 ///
 /// A JSON merge patch: what is absent stays, what is null goes. With If-Match, only if the device still has that revision.
-#[utoipa::path(patch, path = "/devices/{device_id}", tag = "devices", params(OfDevice, ("If-Match" = inline(Option<grammar::Match>), Header, description = "The ETag that was read")), request_body(content((DevicePatch = "application/json"), (DevicePatch = "application/merge-patch+json"))), responses((status = 200, description = "The device as it is now; its revision is in ETag", body = Success<OneDevice>)))]
+#[utoipa::path(patch, path = "/devices/{device_id}", tag = "devices", params(OfDevice, Precondition), request_body(content((DevicePatch = "application/json"), (DevicePatch = "application/merge-patch+json"))), responses((status = 200, description = "The device as it is now; its revision is in ETag", body = Success<OneDevice>)))]
 pub(super) async fn update(
     Operator(caller): Operator,
     State(desk): State<Desk>,
@@ -346,7 +329,7 @@ pub(super) async fn update(
 ///
 /// Its credentials, memberships and configuration go, its open commands are cancelled, and the broker forgets what it retained of it.
 /// Its telemetry stays.
-#[utoipa::path(delete, path = "/devices/{device_id}", tag = "devices", params(OfDevice, ("If-Match" = inline(Option<grammar::Match>), Header, description = "The ETag that was read")), responses((status = 204, description = "It is deleted")))]
+#[utoipa::path(delete, path = "/devices/{device_id}", tag = "devices", params(OfDevice, Precondition), responses((status = 204, description = "It is deleted")))]
 pub(super) async fn delete(
     Operator(caller): Operator,
     State(desk): State<Desk>,

@@ -14,12 +14,11 @@ use crate::protocol::id::{DeviceId, DeviceIdRef, GroupId};
 
 use super::answer::{Success, success};
 use super::auth::{Operator, Viewer};
-use super::devices::{after, limit};
 use super::error::{Kind, Problem};
 use super::extract::{Json, Path, Query};
 use super::grammar;
 use super::page;
-use super::precondition::{IfMatch, etag};
+use super::precondition::{IfMatch, Precondition, etag};
 use super::routes::BASE;
 use super::state::Desk;
 
@@ -108,7 +107,7 @@ pub(super) struct Groups {
 /// List groups
 #[utoipa::path(get, path = "/groups", tag = "groups", params(OfPage), responses((status = 200, description = "A page of groups", body = Success<Groups>)))]
 pub(super) async fn list(_: Viewer, State(desk): State<Desk>, Query(asked): Query<OfPage>) -> Result<Success<Groups>, Problem> {
-    let (limit, after) = (limit(asked.limit)?, after(asked.cursor.as_deref())?);
+    let (limit, after) = page::by_id(asked.limit, asked.cursor.as_deref())?;
     let client = desk.database().await?;
     let page = groups::list(&**client, after.as_deref(), limit).await?;
     Ok(success(Groups {
@@ -144,7 +143,7 @@ pub(super) struct GroupPatch {
 /// Change a group
 ///
 /// A JSON merge patch. A dynamic group whose tag and type both go becomes a list of the members it has.
-#[utoipa::path(patch, path = "/groups/{group_id}", tag = "groups", params(OfGroup, ("If-Match" = inline(Option<grammar::Match>), Header, description = "The ETag that was read")), request_body(content((GroupPatch = "application/json"), (GroupPatch = "application/merge-patch+json"))), responses((status = 200, description = "The group as it is now; its revision is in ETag", body = Success<OneGroup>)))]
+#[utoipa::path(patch, path = "/groups/{group_id}", tag = "groups", params(OfGroup, Precondition), request_body(content((GroupPatch = "application/json"), (GroupPatch = "application/merge-patch+json"))), responses((status = 200, description = "The group as it is now; its revision is in ETag", body = Success<OneGroup>)))]
 pub(super) async fn update(
     Operator(caller): Operator,
     State(desk): State<Desk>,
@@ -167,7 +166,7 @@ pub(super) async fn update(
 /// Delete a group
 ///
 /// Its members stay what they are.
-#[utoipa::path(delete, path = "/groups/{group_id}", tag = "groups", params(OfGroup, ("If-Match" = inline(Option<grammar::Match>), Header, description = "The ETag that was read")), responses((status = 204, description = "It is deleted")))]
+#[utoipa::path(delete, path = "/groups/{group_id}", tag = "groups", params(OfGroup, Precondition), responses((status = 204, description = "It is deleted")))]
 pub(super) async fn delete(
     Operator(caller): Operator,
     State(desk): State<Desk>,
@@ -199,7 +198,7 @@ pub(super) async fn members(
     Path(path): Path<OfGroup>,
     Query(asked): Query<OfPage>,
 ) -> Result<Success<Members>, Problem> {
-    let (limit, after) = (limit(asked.limit)?, after(asked.cursor.as_deref())?);
+    let (limit, after) = page::by_id(asked.limit, asked.cursor.as_deref())?;
     let client = desk.database().await?;
     let page = groups::members(&**client, &path.id()?, after.as_deref(), limit).await?;
     Ok(success(Members {

@@ -1,7 +1,7 @@
 //! Who asks too much, and who guesses: rates by caller, and a lock-out by address.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use super::error::{Kind, Problem};
 
 /// How long failures count, and how long a lock-out lasts.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Addresses that are remembered at once; beyond, the oldest is forgotten.
+/// Addresses, or networks, that are remembered at once; beyond, the oldest is forgotten.
 const MOST_ADDRESSES: usize = 10_000;
 
 /// Both.
@@ -70,7 +70,9 @@ impl Guard {
             return Ok(());
         }
         let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(entry) = failures.get(&address) else { return Ok(()) };
+        let Some(entry) = failures.get(&household(address)) else {
+            return Ok(());
+        };
         let left = WINDOW.saturating_sub(entry.since.elapsed());
         if entry.count < self.most_failures || left.is_zero() {
             return Ok(());
@@ -84,6 +86,7 @@ impl Guard {
 
     /// Notes a wrong credential from `address`.
     pub(super) fn note_failure(&self, address: IpAddr) {
+        let address = household(address);
         let now = Instant::now();
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         if failures.len() >= MOST_ADDRESSES && !failures.contains_key(&address) {
@@ -113,9 +116,27 @@ impl Guard {
     }
 }
 
+/// Whom an address stands for: of the sixth family everybody is given 2^64 of them (a /64), and could guess from another each time.
+fn household(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_household_of_the_sixth_family_is_one_guesser() {
+        let guard = Guard::new(0, 2);
+        let [one, other, stranger] = ["2001:db8::1", "2001:db8::ffff:2", "2001:db8:0:1::1"].map(|text| text.parse().expect(text));
+        guard.note_failure(one);
+        guard.note_failure(other);
+        assert!(guard.look_at(one).is_err() && guard.look_at(other).is_err());
+        assert!(guard.look_at(stranger).is_ok());
+    }
 
     #[test]
     fn who_guesses_is_locked_out_and_nobody_else() {

@@ -1,4 +1,4 @@
-//! What every request goes through: an id, a limit of time, a refusal that says where it happened, a count.
+//! What every request goes through: an id, a limit of time, a place where it streams, a refusal that says where it happened, a count.
 
 use std::time::Instant;
 
@@ -40,6 +40,7 @@ pub(super) async fn around(State(desk): State<Desk>, request: Request, next: Nex
         )
         .into_response()
     });
+    response = desk.streams.admit(response);
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let headers = std::mem::take(response.headers_mut());
         response = problem.render(Some(&path), Some(&id));

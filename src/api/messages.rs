@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
+use tracing::error;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
@@ -22,7 +23,8 @@ use crate::courier::tap::{self, Event, Tapped};
 use crate::mqtt::publish::{Message, Properties, QoS};
 use crate::mqtt::publisher::Answer;
 use crate::operations::messages;
-use crate::protocol::channels;
+use crate::protocol::channels::{self, Channel};
+use crate::protocol::filter::overlap;
 
 use super::answer::{Success, success};
 use super::auth::{Admin, Operator};
@@ -110,9 +112,19 @@ pub(super) async fn publish(
             ..Properties::default()
         },
     };
-    let client = desk.database().await?;
-    let by = (&caller.actor(), caller.role());
-    let answer = messages::publish(&**client, &desk.parts.publisher, desk.tree(), by, message).await?;
+    // What cannot be noted is not said. The connection is given back: others need it while the broker thinks.
+    drop(desk.database().await?);
+    let here = desk.clone();
+    let act = async move {
+        let by = (caller.actor(), caller.role());
+        let said = messages::publish(&here.parts.publisher, here.tree(), by, message).await?;
+        let client = here
+            .database()
+            .await
+            .inspect_err(|_| error!(?said, "a message was said and cannot be noted"))?;
+        Ok(said.note(&**client).await?)
+    };
+    let answer = desk.to_its_end("publish", act).await?;
     Ok(success(Published {
         topic: asked.topic,
         qos: asked.qos,
@@ -139,7 +151,7 @@ fn qos(number: u8) -> Result<QoS, Problem> {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ToSubscribe {
-    /// A topic, or a filter with + and #, below the base topic or $SYS.
+    /// A topic, or a filter with + and #, below the base topic or $SYS, which leaves `discovery/response/…` out.
     #[schema(min_length = 1, max_length = 65_535, example = "iotflow/devices/+/telemetry/#")]
     topic: String,
     /// The most QoS of the deliveries: 0 or 1. 2 is taken as 1.
@@ -169,6 +181,8 @@ pub(super) struct Subscribed {
 }
 
 /// Open a live tail
+///
+/// Of any topics but those on which devices are told their credentials: a filter that could bring `discovery/response/…` is refused.
 #[utoipa::path(post, path = "/mqtt/subscribe", tag = "mqtt", request_body = ToSubscribe, responses((status = 200, description = "The broker has taken the subscription", body = Success<Subscribed>)))]
 pub(super) async fn subscribe(_: Admin, State(desk): State<Desk>, Json(asked): Json<ToSubscribe>) -> Result<Success<Subscribed>, Problem> {
     check_filter(&desk, &asked.topic)?;
@@ -188,7 +202,8 @@ pub(super) async fn subscribe(_: Admin, State(desk): State<Desk>, Json(asked): J
     }))
 }
 
-/// A member of a share takes messages away from the others, ingest included; and what the service may not read never comes.
+/// A member of a share takes messages away from the others, ingest included; what the service may not read never comes; and what it may
+/// read for the devices' sake alone, their new credentials, is nobody's to look at.
 fn check_filter(desk: &Desk, filter: &str) -> Result<(), Problem> {
     let refuse = |detail: String| Err(Problem::new(Kind::Unprocessable, detail));
     let faults = channels::filter_faults(filter);
@@ -203,9 +218,15 @@ fn check_filter(desk: &Desk, filter: &str) -> Result<(), Problem> {
         return refuse("a live tail takes no messages away from others: a filter without $share/ is expected".to_owned());
     }
     let base = desk.tree().base();
-    let below = filter == "#" || filter.strip_prefix(base).is_some_and(|rest| rest.starts_with('/')) || filter.starts_with("$SYS/");
+    let below = filter.strip_prefix(base).is_some_and(|rest| rest.starts_with('/')) || filter.starts_with("$SYS/");
     if !below {
         return refuse(format!("{filter:?}: a filter below {base}/ or $SYS/ is expected"));
+    }
+    let secret = Channel::DiscoveryResponse.filter(desk.tree());
+    if overlap(filter, &secret) {
+        return refuse(format!(
+            "{filter:?} would show what devices are told on {secret}, their passwords among it; take a filter that leaves it out, such as {base}/devices/#"
+        ));
     }
     Ok(())
 }

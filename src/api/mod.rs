@@ -1,7 +1,7 @@
 //! The operator's door.
 //!
 //! ```text
-//! server (connections) ──► layers (id, time, count) ──► routes ──► auth (who, may they) ──► a noun's handler ──► answer
+//! server (connection) ──► layers (id, time, streams, count) ──► routes ──► auth (who, may they) ──► a noun's handler ──► answer
 //!                                                                       └ guard                    └──► error (problem document)
 //! ```
 //!
@@ -14,6 +14,9 @@
 pub mod routes;
 pub mod server;
 pub mod state;
+
+mod connection;
+mod streams;
 
 mod auth;
 mod guard;

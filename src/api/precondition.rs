@@ -4,11 +4,23 @@ use axum::extract::FromRequestParts;
 use axum::http::header::{ETAG, IF_MATCH};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue};
+use utoipa::IntoParams;
 
 use super::error::{Kind, Problem};
+use super::grammar;
 
 /// Longer than any ETag of ours, in bytes.
 const MAX_TAG_BYTES: usize = 62;
+
+/// How the description tells of [`IfMatch`].
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "it describes what IfMatch reads")]
+pub(super) struct Precondition {
+    /// The ETag that was read
+    #[param(rename = "If-Match", inline, value_type = Option<grammar::Match>)]
+    if_match: Option<String>,
+}
 
 /// What the request is meant for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! The listener: connections in, each bounded in time and number, and drained when the service stops.
 
-use std::net::{IpAddr, SocketAddr};
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +12,14 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
+use super::connection::{Place, Places, Wire};
+use super::error::{Kind, Problem};
 use super::routes;
 use super::state::{Desk, Parts};
 
@@ -26,6 +29,10 @@ const HEADERS_WITHIN: Duration = Duration::from_secs(15);
 const UPKEEP_EVERY: Duration = Duration::from_secs(60);
 /// After a failed accept, which is mostly a want of descriptors that others are about to give back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections, beside all others, that are told at once that there is no place.
+const MOST_REFUSALS: usize = 64;
+/// And how long each may take.
+const REFUSED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Where to listen, and what is too much.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,6 +144,17 @@ pub async fn bind(config: &Config) -> std::io::Result<Door> {
     })
 }
 
+/// Where a listener is found from the machine it runs on: one that listens everywhere, on loopback.
+#[must_use]
+pub fn from_here(listener: SocketAddr) -> SocketAddr {
+    let loopback = match listener.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(loopback, listener.port())
+}
+
 impl Door {
     /// Where it listens.
     ///
@@ -146,9 +164,11 @@ impl Door {
         self.listener.local_addr()
     }
 
-    /// Answers until `stop`, and then what it is at.
-    pub async fn run(self, parts: Parts, stop: CancellationToken) {
-        let places = Arc::new(Semaphore::new(self.config.max_connections));
+    /// Answers until the service stops, and then what it is at, unless it is told to hang up.
+    pub async fn run(self, parts: Parts, hang_up: CancellationToken) {
+        let stop = parts.tasks.stop_token();
+        let places = Places::new(self.config.max_connections);
+        let refusals = Arc::new(Semaphore::new(MOST_REFUSALS));
         let desk = Desk::new(parts, self.config);
         let router = routes::router(desk.clone());
         let graceful = GracefulShutdown::new();
@@ -161,10 +181,13 @@ impl Door {
                     desk.guard.upkeep();
                     continue;
                 }
-                accepted = accept(&self.listener, &places) => accepted,
+                accepted = self.listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, peer, place)) => serve(stream, peer, &router, &graceful, place),
+                Ok((stream, peer)) => match places.admit() {
+                    Some(place) => serve(stream, peer, &router, &graceful, place),
+                    None => refuse(stream, &refusals),
+                },
                 Err(error) => {
                     warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -172,37 +195,60 @@ impl Door {
             }
         }
         drop(self.listener);
-        graceful.shutdown().await;
+        places.end_idle();
+        tokio::select! {
+            () = graceful.shutdown() => {}
+            () = hang_up.cancelled() => {
+                warn!("some requests were not answered in the time that a stop has");
+                places.end_all();
+            }
+        }
     }
 }
 
-/// The next connection, once there is a place for it: those beyond wait in the listener's own queue.
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> std::io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let place = Arc::clone(places)
-        .acquire_owned()
-        .await
-        .map_err(|_| std::io::Error::other("the door is closed"))?;
-    let (stream, peer) = listener.accept().await?;
-    Ok((stream, peer, place))
-}
-
-fn serve(stream: TcpStream, peer: SocketAddr, router: &Router, graceful: &GracefulShutdown, place: OwnedSemaphorePermit) {
-    let router = router.clone();
+fn serve(stream: TcpStream, peer: SocketAddr, router: &Router, graceful: &GracefulShutdown, place: Place) {
+    let (router, pace) = (router.clone(), Arc::clone(place.pace()));
     let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let mut request = request.map(Body::new);
+        let (router, pace) = (router.clone(), Arc::clone(&pace));
+        let mut request = request.map(|body| Body::new(pace.begins(body)));
         request.extensions_mut().insert(ConnectInfo(peer));
-        router.clone().oneshot(request)
+        async move { Ok::<_, Infallible>(router.oneshot(request).await?.map(|body| pace.answers(body))) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS_WITHIN)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Wire::new(stream, Arc::clone(place.pace()))), service);
     let connection = graceful.watch(connection);
     // Watched until it ends: a stop waits for it. What goes wrong in one is its client's affair.
     tokio::spawn(async move {
-        let _place = place;
-        if let Err(error) = connection.await {
+        let ended = tokio::select! {
+            ended = connection => ended,
+            () = place.pace().given_up() => {
+                debug!(%peer, "a connection gave way, or was cut at a stop");
+                return;
+            }
+        };
+        if let Err(error) = ended {
             debug!(%error, %peer, "a connection ended early");
         }
+    });
+}
+
+/// Tells a newcomer for whom there is no place to come again. Where too many are being told that already, it is not told.
+fn refuse(stream: TcpStream, refusals: &Arc<Semaphore>) {
+    let Ok(place) = Arc::clone(refusals).try_acquire_owned() else {
+        return;
+    };
+    let service = hyper::service::service_fn(async |request: hyper::Request<hyper::body::Incoming>| {
+        let problem = Problem::new(Kind::Unavailable, "all connections are in use (API_MAX_CONNECTIONS); try again").retry_after(1);
+        Ok::<_, Infallible>(problem.render(Some(request.uri().path()), None))
+    });
+    let connection = http1::Builder::new()
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    // Nobody waits for it: not told is not told.
+    tokio::spawn(async move {
+        let _place = place;
+        drop(tokio::time::timeout(REFUSED_WITHIN, connection).await);
     });
 }

@@ -5,15 +5,16 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::courier::broker::Heard;
 use crate::courier::tap::Taps;
 use crate::identity::jwt::verifier::Verifier;
 use crate::ingest::door::Door;
 use crate::lifecycle::readiness::{Condition, Readiness};
+use crate::lifecycle::tasks::Tasks;
 use crate::mqtt::config::Config as MqttConfig;
 use crate::mqtt::publisher::Handle;
 use crate::observe::accounting::Accounting;
@@ -23,6 +24,7 @@ use crate::protocol::topic::TopicTree;
 use super::error::{Kind, Problem};
 use super::guard::Guard;
 use super::server::Config;
+use super::streams::Streams;
 
 /// The longest that a request waits for a connection to the database.
 const CONNECTION_WITHIN: Duration = Duration::from_secs(5);
@@ -52,8 +54,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// The account of messages.
     pub accounting: Arc<Accounting>,
-    /// Ends what would go on for ever, such as a live tail.
-    pub stop: CancellationToken,
+    /// The service's tasks: what goes on although its client has gone is one of them, and their stop ends what would go on for ever.
+    pub tasks: Tasks,
 }
 
 /// The same, shared by all handlers.
@@ -64,6 +66,7 @@ pub(super) struct Desk(Arc<Inner>);
 pub(super) struct Inner {
     pub(super) parts: Parts,
     pub(super) guard: Guard,
+    pub(super) streams: Streams,
     pub(super) config: Config,
 }
 
@@ -79,6 +82,7 @@ impl Desk {
     pub(super) fn new(parts: Parts, config: Config) -> Self {
         Self(Arc::new(Inner {
             guard: Guard::new(config.rate, config.most_failures),
+            streams: Streams::new(config.max_connections, parts.tasks.stop_token()),
             parts,
             config,
         }))
@@ -93,6 +97,25 @@ impl Desk {
             .await
             .map_err(|_| Problem::new(Kind::Unavailable, "all connections to the database are in use; try again").retry_after(1))?
             .map_err(Problem::from)
+    }
+
+    /// Does something to its end, whatever becomes of the request: with its client a handler goes too, wherever it stands, and a task
+    /// does not. A stop waits for it.
+    ///
+    /// # Errors
+    /// The act's own.
+    pub(super) async fn to_its_end<T: Send + 'static>(
+        &self,
+        name: &str,
+        act: impl Future<Output = Result<T, Problem>> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let (told, outcome) = oneshot::channel();
+        // Who asked may have gone.
+        let act = async move { drop(told.send(act.await)) };
+        self.parts.tasks.spawn(format!("{name}-{}", Uuid::now_v7().simple()), act);
+        outcome
+            .await
+            .unwrap_or_else(|_| Err(Problem::internal(&"an act ended without an outcome")))
     }
 
     /// Where telemetry comes in.

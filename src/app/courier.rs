@@ -58,7 +58,7 @@ impl App {
         self.tasks.spawn("system-topics", speaker.run(self.tasks.stop_token()));
         let courier = session::Courier::new(&config.ingest.group, parts)?;
         // Kept until the session has taken its leave, and not counted among what must end first.
-        let lease_end = self.leases.child_token();
+        let lease_end = self.ends.leases.child_token();
         tokio::spawn(seeker.run(lease_end.clone()));
         self.tasks.spawn(session::NAME, async move {
             courier.run().await;

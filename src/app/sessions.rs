@@ -39,7 +39,7 @@ impl App {
             state,
         };
         // Kept until the session has taken its leave, and not counted among what must end first.
-        let lease_end = self.leases.child_token();
+        let lease_end = self.ends.leases.child_token();
         tokio::spawn(seeker.run(lease_end.clone()));
         let retiring = matches!(session.purpose, Purpose::Retire(_));
         // What a session that is to end still holds was sent long ago.

@@ -189,7 +189,11 @@ pub const VARIABLES: &[Variable] = &[
         "<where the service reaches it>",
         "Where devices reach the broker, as they are told: addresses such as mqtts://broker.example.org:8883, parted by commas",
     ),
-    variable("API_MAX_CONNECTIONS", "1024", "HTTP connections at once; further ones wait"),
+    variable(
+        "API_MAX_CONNECTIONS",
+        "1024",
+        "HTTP connections at once; a further one takes the place of one that keeps us waiting, or is told to come again",
+    ),
     variable(
         "API_TIMEOUT",
         "75s",
@@ -212,7 +216,11 @@ pub const VARIABLES: &[Variable] = &[
         "What a JWT's aud must be or hold, where JWT_KEYS is set: this installation",
     ),
     variable("JWT_ROLE_CLAIM", "role", "A JWT's claim that holds admin, operator or viewer"),
-    variable("SHUTDOWN_TIMEOUT", "8s", "Most time to commit and ack what was read after SIGTERM"),
+    variable(
+        "SHUTDOWN_TIMEOUT",
+        "8s",
+        "Most time after SIGTERM to answer requests, and to commit and ack what was read",
+    ),
     variable("LOG_LEVEL", "info", "Least severe level logged: error, warn, info, debug, trace"),
     variable("LOG_FORMAT", "pretty", "pretty or json"),
     variable("LOG_FILE", "<standard error>", "File to append the log to"),

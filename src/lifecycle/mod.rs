@@ -1,7 +1,7 @@
 //! How the service starts, stays up and stops.
 //!
 //! ```text
-//! signals ──► Stop token ──► sources stop reading ──► inboxes close ──► stages end ──► tasks are joined
+//! signals ──► Stop token ──► sources stop reading ──► requests are answered ──► inboxes close ──► stages end ──► tasks are joined
 //! readiness ◄── every part says whether it can do its work, and why not
 //! ```
 //!

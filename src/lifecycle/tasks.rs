@@ -72,26 +72,26 @@ impl Tasks {
     /// # Errors
     /// The names of the tasks that are still pending.
     pub async fn join(&self, patience: Duration) -> Result<(), Vec<String>> {
-        self.join_except("", patience).await
+        self.join_those(|_| true, patience).await
     }
 
-    /// The same, but for the task called `but`.
+    /// The same, of the tasks whose name is one of `those`.
     ///
     /// # Errors
     /// The names of the tasks that are still pending.
-    pub async fn join_except(&self, but: &str, patience: Duration) -> Result<(), Vec<String>> {
+    pub async fn join_those(&self, those: impl Fn(&str) -> bool, patience: Duration) -> Result<(), Vec<String>> {
         let all_ended = async {
             loop {
                 let ended = self.0.ended.notified();
                 tokio::pin!(ended);
                 ended.as_mut().enable();
-                if self.pending(but).is_empty() {
+                if self.pending(&those).is_empty() {
                     return;
                 }
                 ended.await;
             }
         };
-        tokio::time::timeout(patience, all_ended).await.map_err(|_| self.pending(but))
+        tokio::time::timeout(patience, all_ended).await.map_err(|_| self.pending(&those))
     }
 
     /// The task that crashed first, if any did.
@@ -100,13 +100,13 @@ impl Tasks {
         self.0.crashed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn pending(&self, but: &str) -> Vec<String> {
+    fn pending(&self, those: impl Fn(&str) -> bool) -> Vec<String> {
         self.0
             .running
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .iter()
-            .filter(|name| *name != but)
+            .filter(|name| those(name))
             .cloned()
             .collect()
     }

@@ -1,10 +1,10 @@
 //! Dead letters are given another chance here, or removed for good, each act with its entry in the audit.
 //!
 //! A replay publishes the letter's payload on its topic again, and removes the letter once the broker has it: it then goes the
-//! way of any message, and if it still breaks a rule it becomes a new dead letter. Should we end between the broker's ack and
-//! the commit, the letter stays although it was published; a message with a time of its own is recognised when it comes again.
+//! way of any message, and if it still breaks a rule it becomes a new dead letter. It is claimed meanwhile, so that nobody else
+//! publishes it too. Should we end between the broker's ack and the commit, the letter stays although it was published; a message
+//! with a time of its own is recognised when it comes again.
 
-use tokio_postgres::error::SqlState;
 use tokio_postgres::{Error, GenericClient};
 use uuid::Uuid;
 
@@ -22,7 +22,7 @@ pub enum ReplayError {
     #[error("there is no dead letter {0}")]
     Unknown(Uuid),
     /// Somebody else is at it.
-    #[error("dead letter {0} is being replayed or removed by somebody else")]
+    #[error("dead letter {0} is being replayed by somebody else")]
     Busy(Uuid),
     /// It would come back at once.
     #[error("its topic is none that devices publish on, so it would be a dead letter again: {0}")]
@@ -55,35 +55,77 @@ pub async fn replay(
     publisher: &Handle,
     id: Uuid,
 ) -> Result<Letter, ReplayError> {
-    let transaction = client.transaction().await?;
-    let held = kept::hold(&transaction, id).await.map_err(|error| match error.code() {
-        Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE => ReplayError::Busy(id),
-        _ => ReplayError::Database(error),
-    })?;
-    let (letter, payload) = held.ok_or(ReplayError::Unknown(id))?;
-    let published = publish(tree, publisher, &letter, payload).await;
-    let object = id.to_string();
-    let act = |outcome| {
-        Act::new(actor, Action::DeadLetterReplay, &object, outcome)
-            .with("topic", letter.topic.as_str())
-            .with("reason", letter.reason.as_str())
-    };
-    match &published {
-        Ok(()) => {
-            kept::remove(&transaction, id).await?;
-            audit::record(&transaction, &act(Outcome::Done)).await?;
-        }
-        Err(error) => {
-            let outcome = if matches!(error, ReplayError::Topic(_)) {
-                Outcome::Refused
-            } else {
-                Outcome::Failed
-            };
-            audit::record(&transaction, &act(outcome).with("failure", error.to_string())).await?;
+    let claimed = claim(client, id).await?;
+    claimed.publish(tree, publisher).await.settle(client, actor).await
+}
+
+/// A letter that nobody else publishes meanwhile.
+#[derive(Debug)]
+pub struct Claimed {
+    letter: Letter,
+    payload: Vec<u8>,
+}
+
+/// A letter that was published, or was not: neither removed nor on record yet.
+#[derive(Debug)]
+#[must_use = "what was done is to be on record"]
+pub struct Replayed {
+    letter: Letter,
+    published: Result<(), ReplayError>,
+}
+
+/// Claims a letter. Its three steps are apart so that whoever has few connections keeps none while the broker takes its time.
+///
+/// # Errors
+/// See [`ReplayError`].
+pub async fn claim(client: &impl GenericClient, id: Uuid) -> Result<Claimed, ReplayError> {
+    match kept::claim(client, id).await? {
+        Some((letter, payload)) => Ok(Claimed { letter, payload }),
+        None if kept::find(client, id).await?.is_some() => Err(ReplayError::Busy(id)),
+        None => Err(ReplayError::Unknown(id)),
+    }
+}
+
+impl Claimed {
+    /// Publishes it again.
+    pub async fn publish(self, tree: &TopicTree, publisher: &Handle) -> Replayed {
+        let published = publish(tree, publisher, &self.letter, self.payload).await;
+        Replayed {
+            letter: self.letter,
+            published,
         }
     }
-    transaction.commit().await?;
-    published.map(|()| letter)
+}
+
+impl Replayed {
+    /// Removes it if it was published, lets it go if not, and notes what was done. Returns the letter as it was.
+    ///
+    /// # Errors
+    /// See [`ReplayError`].
+    pub async fn settle(self, client: &mut impl GenericClient, actor: &Actor) -> Result<Letter, ReplayError> {
+        let Self { letter, published } = self;
+        let object = letter.id.to_string();
+        let act = |outcome| {
+            Act::new(actor, Action::DeadLetterReplay, &object, outcome)
+                .with("topic", letter.topic.as_str())
+                .with("reason", letter.reason.as_str())
+        };
+        let transaction = client.transaction().await?;
+        let act = match &published {
+            Ok(()) => {
+                kept::remove(&transaction, letter.id).await?;
+                act(Outcome::Done)
+            }
+            Err(error) => {
+                kept::release(&transaction, letter.id).await?;
+                let refused = matches!(error, ReplayError::Topic(_));
+                act(if refused { Outcome::Refused } else { Outcome::Failed }).with("failure", error.to_string())
+            }
+        };
+        audit::record(&transaction, &act).await?;
+        transaction.commit().await?;
+        published.map(|()| letter)
+    }
 }
 
 async fn publish(tree: &TopicTree, publisher: &Handle, letter: &Letter, payload: Vec<u8>) -> Result<(), ReplayError> {

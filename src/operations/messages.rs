@@ -4,7 +4,7 @@ use tokio_postgres::{Error, GenericClient};
 
 use crate::identity::audit::{self, Act, Action, Actor, Outcome};
 use crate::identity::principal::Role;
-use crate::mqtt::publish::Message;
+use crate::mqtt::publish::{Message, QoS};
 use crate::mqtt::publisher::{Answer, Failure, Handle};
 use crate::protocol::channels::{self, Direction};
 use crate::protocol::topic::TopicTree;
@@ -27,39 +27,62 @@ pub enum PublishError {
     /// The broker did not take it.
     #[error(transparent)]
     Broker(#[from] Failure),
-    /// It was published, and could not be noted; or nothing was asked of the broker.
+    /// It was said, and could not be noted.
     #[error("{}", crate::db::error::describe(.0))]
     Database(#[from] Error),
 }
 
-/// Publishes `message` for `actor`, and writes the audit, whatever the broker said.
+/// What became of a message that the broker was asked to take, and who asked: not on record yet.
+#[derive(Debug)]
+#[must_use = "what was done is to be on record"]
+pub struct Said {
+    actor: Actor,
+    topic: String,
+    qos: QoS,
+    retain: bool,
+    payload_bytes: usize,
+    answer: Result<Answer, Failure>,
+}
+
+/// Publishes `message` for `actor`. No connection to the database is needed, nor kept, while the broker takes its time.
 ///
 /// # Errors
-/// [`PublishError`].
-pub async fn publish(
-    client: &impl GenericClient,
-    publisher: &Handle,
-    tree: &TopicTree,
-    (actor, role): (&Actor, Role),
-    message: Message,
-) -> Result<Answer, PublishError> {
+/// [`PublishError`] where nothing was asked of the broker. What it said is in [`Said`].
+pub async fn publish(publisher: &Handle, tree: &TopicTree, (actor, role): (Actor, Role), message: Message) -> Result<Said, PublishError> {
     check(tree, role, &message)?;
-    let (topic, qos, retain, bytes) = (message.topic.clone(), message.qos, message.retain, message.payload.len());
+    let (topic, qos, retain, payload_bytes) = (message.topic.clone(), message.qos, message.retain, message.payload.len());
     let answer = publisher.publish(message).await;
-    let outcome = match &answer {
-        Ok(_) => Outcome::Done,
-        Err(Failure::Refused(_)) => Outcome::Refused,
-        Err(_) => Outcome::Failed,
-    };
-    let mut act = Act::new(actor, Action::MessagePublish, &topic, outcome)
-        .with("qos", qos as u8)
-        .with("retain", retain)
-        .with("payload_bytes", bytes);
-    if let Err(failure) = &answer {
-        act = act.with("reason", failure.to_string());
+    Ok(Said {
+        actor,
+        topic,
+        qos,
+        retain,
+        payload_bytes,
+        answer,
+    })
+}
+
+impl Said {
+    /// Writes the audit, whatever the broker said, and tells what it was.
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    pub async fn note(self, client: &impl GenericClient) -> Result<Answer, PublishError> {
+        let outcome = match &self.answer {
+            Ok(_) => Outcome::Done,
+            Err(Failure::Refused(_)) => Outcome::Refused,
+            Err(_) => Outcome::Failed,
+        };
+        let mut act = Act::new(&self.actor, Action::MessagePublish, &self.topic, outcome)
+            .with("qos", self.qos as u8)
+            .with("retain", self.retain)
+            .with("payload_bytes", self.payload_bytes);
+        if let Err(failure) = &self.answer {
+            act = act.with("reason", failure.to_string());
+        }
+        audit::record(client, &act).await?;
+        Ok(self.answer?)
     }
-    audit::record(client, &act).await?;
-    Ok(answer?)
 }
 
 /// Whether somebody of this role may publish it: operators on the channels of devices and of fleets, admins anywhere in the tree.
@@ -92,7 +115,7 @@ fn check(tree: &TopicTree, role: Role, message: &Message) -> Result<(), PublishE
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mqtt::publish::{Properties, QoS};
+    use crate::mqtt::publish::Properties;
 
     #[test]
     fn operators_speak_to_devices_and_admins_everywhere_in_the_tree() {

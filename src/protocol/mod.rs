@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! topic bytes ──► topic ──► DeviceId + Channel      channels: the whole tree, as a table
-//! role, groups ──► rights: what the broker is to grant
+//! role, groups ──► rights: what the broker is to grant      filter: what a subscription can bring
 //! payload bytes ─► payload ─► Reading (time, names, values, extra) or Event, else a Reason
 //! ```
 //!
@@ -13,6 +13,8 @@ pub mod id;
 pub mod topic;
 
 pub mod channels;
+
+pub mod filter;
 
 pub mod command;
 

@@ -203,7 +203,7 @@ fn below(tree: &TopicTree, rights: &[(Access, &str)]) -> Vec<Right> {
 }
 
 /// Whether the filter matches the topic (MQTT 5, 4.7), with `user` in the place of [`USER`].
-fn matches(filter: &str, user: &str, topic: &str) -> bool {
+pub(super) fn matches(filter: &str, user: &str, topic: &str) -> bool {
     if topic.starts_with('$') != filter.starts_with('$') {
         return false;
     }

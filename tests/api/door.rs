@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::support::eventually;
-use super::support::judge::number;
+use super::support::http::Api;
+use super::support::judge::{number, texts};
 use super::trial::Trial;
 
 #[tokio::test]
@@ -94,4 +95,26 @@ async fn a_stop_lets_a_request_end_and_takes_no_new_one() {
     request.await.expect("it ends").ok();
     let (status, _) = trial.service.until_ended().await;
     assert!(status.success(), "{status}");
+}
+
+#[tokio::test]
+async fn by_a_socket_of_both_families_a_caller_is_who_the_proxy_says() {
+    if let Err(error) = std::net::TcpListener::bind("[::]:0") {
+        eprintln!("not tried: this machine has no IPv6 ({error})");
+        return;
+    }
+    let trial = Trial::with(&[("HOST", "[::]"), ("API_TRUSTED_PROXIES", "127.0.0.1,::1,10.0.0.1")]).await;
+    let (_, port) = trial.service.address.rsplit_once(':').expect("address and port");
+    let message = json!({"topic": "iotflow/devices/a/telemetry", "payload": 1});
+    // What stands left of the first address that is no proxy's anybody can have written.
+    let forwarded = [("x-forwarded-for", "192.0.2.1, 203.0.113.9, ::ffff:10.0.0.1")];
+    for address in [format!("127.0.0.1:{port}"), format!("[::1]:{port}")] {
+        let caller = Api::new(&address, trial.operator.token.as_deref());
+        caller
+            .call_with("POST", "/api/v1/mqtt/publish", &forwarded, Some(message.clone()))
+            .await
+            .ok();
+    }
+    let origins = "SELECT origin FROM audit_log WHERE action = 'message.publish'";
+    assert_eq!(texts(&trial.servers.sql().await, origins).await, ["203.0.113.9", "203.0.113.9"]);
 }

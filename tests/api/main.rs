@@ -5,6 +5,8 @@ mod support;
 
 mod authorisation;
 mod bulk;
+mod crowds;
+mod cursors;
 mod devices;
 mod document;
 mod door;

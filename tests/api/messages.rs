@@ -1,12 +1,19 @@
 //! Messages by hand: published through the door, and watched through it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use http_body_util::BodyExt as _;
 use hyper::Response;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use super::support::eventually;
-use super::support::judge::{number, texts};
+use super::support::judge::{number, texts, until_number};
+use super::support::proxy::{Direction, Proxy, Verdict};
+use super::support::servers::Servers;
 use super::trial::Trial;
 
 const PUBLISH: &str = "/api/v1/mqtt/publish";
@@ -146,9 +153,62 @@ async fn a_broker_that_is_away_is_said_to_be_and_nothing_hangs() {
         .await;
     refused.problem(503);
     assert!(!refused.header("retry-after").is_empty());
-    trial.admin.post(SUBSCRIBE, json!({"topic": "iotflow/#"})).await.problem(503);
+    trial
+        .admin
+        .post(SUBSCRIBE, json!({"topic": "iotflow/devices/#"}))
+        .await
+        .problem(503);
     let status = trial.viewer.get("/api/v1/mqtt/status").await.ok();
     assert_eq!(status["mqtt_status"]["connected"], false, "{status}");
+}
+
+#[tokio::test]
+async fn a_slow_broker_keeps_nobody_from_the_database_and_what_was_asked_is_noted_although_the_client_went() {
+    let servers = Servers::start().await;
+    let sql = servers.sql().await;
+    let (topic, letter) = ("iotflow/devices/published/telemetry", "iotflow/devices/replayed/telemetry");
+    // Whether the broker was sent what belongs on the one topic, and on the other.
+    let said = Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
+    let heard = Arc::clone(&said);
+    let has = |bytes: &[u8], topic: &str| bytes.windows(topic.len()).any(|window| window == topic.as_bytes());
+    let watcher = move |bytes: &[u8]| {
+        for (said, topic) in heard.iter().zip([topic, letter]) {
+            said.fetch_or(has(bytes, topic), Ordering::Relaxed);
+        }
+        Verdict::Pass
+    };
+    let proxy = Proxy::watching(servers.mqtt_port, Arc::new(watcher)).await;
+    let port = proxy.port.to_string();
+    let trial = Trial::on(servers, &[("MQTT_PORT", &port), ("API_CONNECTIONS", "1")]).await;
+    let insert =
+        "INSERT INTO dead_letters VALUES ('0198c0de-0000-7000-8000-000000000001', now(), $1, 1, '{\"a\":1}', 'too_many_metrics', 'x')";
+    sql.execute(insert, &[&letter]).await.expect("it is stored");
+    proxy.stall(Direction::ToClient, true);
+
+    let body = json!({"topic": topic, "payload": 1}).to_string();
+    let mut clients = Vec::new();
+    for (at, (path, body)) in [
+        (PUBLISH, body.as_str()),
+        ("/api/v1/dead-letters/0198c0de-0000-7000-8000-000000000001/replay", ""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let token = trial.operator.token.as_deref().expect("it has one");
+        let mut client = TcpStream::connect(&trial.service.address).await.expect("it listens");
+        let head = format!("POST {path} HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {token}\r\n");
+        let rest = format!("Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        client.write_all(format!("{head}{rest}").as_bytes()).await.expect("it listens");
+        clients.push(client);
+        eventually("it is said to the broker", async || said[at].load(Ordering::Relaxed).then_some(())).await;
+    }
+    trial.viewer.get("/api/v1/groups").await.ok();
+    // The clients go while the broker has not answered, which it never does.
+    drop(clients);
+    for action in ["message.publish", "deadletter.replay"] {
+        until_number(&sql, &format!("SELECT count(*) FROM audit_log WHERE action = '{action}'"), 1).await;
+    }
+    until_number(&sql, "SELECT count(*) FROM dead_letters WHERE claimed_until IS NULL", 1).await;
 }
 
 #[tokio::test]
@@ -214,6 +274,14 @@ async fn what_must_not_be_tapped_is_refused_and_there_is_an_end_to_taps() {
         ("$share/ingest/iotflow/#", "$share/"),
         ("iotflow/a#", "# stands alone"),
         ("elsewhere/#", "below iotflow/"),
+        ("#", "below iotflow/"),
+        ("+/discovery/response/+", "below iotflow/"),
+        ("$share/x/iotflow/discovery/response/+", "$share/"),
+        ("iotflow/#", "iotflow/discovery/response/+"),
+        ("iotflow/+/+/+", "iotflow/discovery/response/+"),
+        ("iotflow/discovery/#", "iotflow/discovery/response/+"),
+        ("iotflow/+/response/pump-9", "iotflow/discovery/response/+"),
+        ("iotflow/discovery/response/pump-9/#", "iotflow/discovery/response/+"),
         ("", "empty"),
     ] {
         let problem = trial.admin.post(SUBSCRIBE, json!({"topic": topic})).await.problem(422);
@@ -224,7 +292,7 @@ async fn what_must_not_be_tapped_is_refused_and_there_is_an_end_to_taps() {
     }
     let mut refused = None;
     for _ in 0..20 {
-        let answer = trial.admin.post(SUBSCRIBE, json!({"topic": "iotflow/#"})).await;
+        let answer = trial.admin.post(SUBSCRIBE, json!({"topic": "iotflow/devices/#"})).await;
         if answer.status != 200 {
             refused = Some(answer);
             break;
@@ -236,7 +304,7 @@ async fn what_must_not_be_tapped_is_refused_and_there_is_an_end_to_taps() {
 #[tokio::test]
 async fn an_open_tail_does_not_keep_the_service_from_stopping() {
     let mut trial = Trial::start().await;
-    let (mut tail, _) = Tail::open(&trial, "iotflow/#").await;
+    let (mut tail, _) = Tail::open(&trial, "iotflow/devices/#").await;
     let (status, _) = trial.service.terminate().await;
     assert!(status.success(), "{status}");
     while tail.next().await.is_some() {}

@@ -26,7 +26,11 @@ impl Trial {
 
     /// With further variables for the service.
     pub(crate) async fn with(variables: &[(&str, &str)]) -> Self {
-        let servers = Servers::start().await;
+        Self::on(Servers::start().await, variables).await
+    }
+
+    /// The same, on these servers.
+    pub(crate) async fn on(servers: Servers, variables: &[(&str, &str)]) -> Self {
         let mut environment = servers.environment();
         environment.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let service = Service::ready(servers.path(), &environment).await;

@@ -97,6 +97,28 @@ async fn a_letter_that_has_become_good_is_replayed_into_the_table() {
 }
 
 #[tokio::test]
+async fn a_letter_is_replayed_by_one_at_a_time_and_by_the_next_should_that_one_die() {
+    let trial = Trial::start().await;
+    let sql = trial.servers.sql().await;
+    let id = "0198c0de-0000-7000-8000-000000000001";
+    let insert = format!(
+        "INSERT INTO dead_letters VALUES ('{id}', now(), 'iotflow/devices/d1/telemetry', 1, '{{\"a\":1}}', 'too_many_metrics', 'x', now() + interval '1 hour')"
+    );
+    sql.batch_execute(&insert).await.expect("it is stored");
+    let path = format!("{LETTERS}/{id}/replay");
+    let busy = trial.operator.call("POST", &path, None).await.problem(409);
+    assert!(
+        busy["detail"].as_str().is_some_and(|detail| detail.contains("somebody else")),
+        "{busy}"
+    );
+    sql.batch_execute("UPDATE dead_letters SET claimed_until = now()")
+        .await
+        .expect("it is there");
+    trial.operator.call("POST", &path, None).await.ok();
+    until_number(&sql, "SELECT count(*) FROM dead_letters", 0).await;
+}
+
+#[tokio::test]
 async fn a_letter_that_is_as_bad_as_ever_is_not_lost_by_a_replay() {
     let trial = Trial::start().await;
     let sql = trial.servers.sql().await;

@@ -83,9 +83,6 @@ async fn page(desk: Desk, mut export: Export, first: Option<Vec<u8>>) -> io::Res
     if export.is_ended() {
         return Ok(None);
     }
-    if desk.parts.stop.is_cancelled() {
-        return Err(io::Error::other("the service is stopping"));
-    }
     let cut_off = |problem: Problem| {
         warn!(?problem, "an export was cut off");
         io::Error::other("the export was cut off")

@@ -1,11 +1,13 @@
 //! The service itself, where it answers on this machine: every part of it, and what it warns of.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::time::timeout;
 
+use crate::api::server::from_here;
 use crate::cli::health::ask;
 use crate::observe::metrics::BROKER_DROPPED_MESSAGES;
 
@@ -30,9 +32,10 @@ struct Part {
 pub(super) async fn look(patient: &Patient) -> Vec<Finding> {
     let mut findings = Findings::of("service");
     let api = &patient.config.api;
-    let unspecified = api.host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_unspecified());
-    let host = if unspecified { "127.0.0.1" } else { api.host.as_str() };
-    let address = format!("{host}:{}", api.port);
+    let address = api.host.parse().map_or_else(
+        |_| format!("{}:{}", api.host, api.port),
+        |ip| from_here(SocketAddr::new(ip, api.port)).to_string(),
+    );
     if api.port == 0 {
         findings.skipped("ready", "PORT is 0: where it listens is known to its log only");
         return findings.into_list();

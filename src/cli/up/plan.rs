@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use tokio::time::MissedTickBehavior;
 
+use crate::api::server;
 use crate::app::{App, Ended};
 use crate::cli::{DATA, EXIT_FAILED, EXIT_OK, Sources, runtime};
 use crate::config::{Config, parse_span};
@@ -127,14 +128,12 @@ impl Plan {
                 "    PGPASSFILE={data}/pgpass psql -h 127.0.0.1 -p {port} -U iotflow iotflow -c \"SELECT * FROM readings WHERE device = 'my-sensor' ORDER BY time DESC LIMIT 5\""
             );
         }
-        println!("    curl http://{0}/metrics/qos        curl http://{0}/readyz?verbose", app.address);
+        let address = server::from_here(app.address);
+        println!("    curl http://{address}/metrics/qos        curl http://{address}/readyz?verbose");
         // The token of whoever asks; the page asks for it.
         let program = std::env::current_exe().map_or_else(|_| "iotflow".to_owned(), |path| path.display().to_string());
         let program = program.strip_prefix(&format!("{}/", here.display())).unwrap_or(&program).to_owned();
-        println!(
-            "    {program} token create me --role admin        and with it http://{}/docs\n",
-            app.address
-        );
+        println!("    {program} token create me --role admin        and with it http://{address}/docs\n");
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use nix::sys::signal::Signal;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::server;
 use crate::app::App;
 use crate::broker::conf::Kind;
 use crate::cli::Sources;
@@ -71,7 +72,7 @@ impl Plan {
             config.api.port = ports::usual_or_free(config.api.port)?;
         }
         let app = App::start(config.clone()).await?;
-        println!("  service   http://{}", app.address);
+        println!("  service   http://{}", server::from_here(app.address));
         wait_until_ready(&app).await?;
         stack.taken.ready()?;
         Ok((stack, app))

@@ -36,9 +36,15 @@ pub struct BadSpan {
 pub fn moment(text: &str) -> Result<Timestamp, BadMoment> {
     time::from_text(text)
         .filter(|_| text.len() <= MAX_MOMENT_BYTES)
-        .filter(|micros| (EARLIEST_MICROS..=LATEST_MICROS).contains(micros))
         .and_then(|micros| Timestamp::from_microsecond(micros).ok())
+        .filter(|moment| is_moment(*moment))
         .ok_or_else(|| BadMoment(text.chars().take(64).collect()))
+}
+
+/// Whether a time is one of those that are taken: from the year 1 to 9999.
+#[must_use]
+pub fn is_moment(time: Timestamp) -> bool {
+    (EARLIEST_MICROS..=LATEST_MICROS).contains(&time.as_microsecond())
 }
 
 /// From a time on, up to another, which is not in it.

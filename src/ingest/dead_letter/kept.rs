@@ -15,9 +15,12 @@ const LIST: &str = "
       AND ($3::timestamptz IS NULL OR received_at >= $3) AND ($4::uuid IS NULL OR id < $4)
     ORDER BY id DESC LIMIT $5";
 const FIND: &str = "SELECT id, received_at, topic, qos, octet_length(payload), reason, detail, payload FROM dead_letters WHERE id = $1";
-const LOCK: &str = "
-    SELECT id, received_at, topic, qos, octet_length(payload), reason, detail, payload FROM dead_letters WHERE id = $1
-    FOR UPDATE NOWAIT";
+/// A claim lasts longer than any broker is waited for, and ends by itself where whoever made it is no more.
+const CLAIM: &str = "
+    UPDATE dead_letters SET claimed_until = now() + interval '1 minute'
+    WHERE id = $1 AND (claimed_until IS NULL OR claimed_until < now())
+    RETURNING id, received_at, topic, qos, octet_length(payload), reason, detail, payload";
+const RELEASE: &str = "UPDATE dead_letters SET claimed_until = NULL WHERE id = $1";
 const REMOVE: &str = "DELETE FROM dead_letters WHERE id = $1";
 const PURGE: &str = "
     DELETE FROM dead_letters WHERE id IN (
@@ -100,12 +103,20 @@ pub async fn find(client: &impl GenericClient, id: Uuid) -> Result<Option<(Lette
     whole(client.query_opt(FIND, &[&id]).await?)
 }
 
-/// The same, held for the transaction that `client` is in.
+/// The same, claimed for a minute or until it is [released](release); none where there is none, or somebody else has claimed it.
 ///
 /// # Errors
-/// The database's: 55P03 where another transaction holds it.
-pub async fn hold(client: &impl GenericClient, id: Uuid) -> Result<Option<(Letter, Vec<u8>)>, Error> {
-    whole(client.query_opt(LOCK, &[&id]).await?)
+/// The database's.
+pub async fn claim(client: &impl GenericClient, id: Uuid) -> Result<Option<(Letter, Vec<u8>)>, Error> {
+    whole(client.query_opt(CLAIM, &[&id]).await?)
+}
+
+/// Lets a claimed letter go.
+///
+/// # Errors
+/// The database's.
+pub async fn release(client: &impl GenericClient, id: Uuid) -> Result<(), Error> {
+    client.execute(RELEASE, &[&id]).await.map(drop)
 }
 
 /// Removes a letter; returns whether there was one.
