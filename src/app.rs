@@ -227,6 +227,7 @@ impl App {
         }
         app.start_courier(&config, handle, broker)?;
         app.start_presence(&store, config.presence.timeout);
+        app.start_command_retention(&store, config.commands.retention);
         app.start_housekeeping(store, pipeline.gauges);
         startup.ready("every part was started");
         Ok(app)

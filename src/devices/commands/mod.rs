@@ -28,3 +28,5 @@ pub mod cancel;
 pub mod fleet;
 
 pub mod read;
+
+pub mod retention;
