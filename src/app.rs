@@ -31,6 +31,7 @@ use crate::lifecycle::tasks::Tasks;
 use crate::mqtt::publisher::Publisher;
 use crate::observe::accounting::Accounting;
 use crate::observe::metrics::Metrics;
+use crate::operations::waiting::Watch;
 use crate::protocol::topic::TopicTree;
 
 mod courier;
@@ -135,9 +136,13 @@ impl App {
         );
         tasks.spawn(PUBLISHER, publisher.run());
         let telemetry = Arc::new(OnceLock::new());
+        // Created as they are needed: the database may not be there yet.
+        let requests = pool::impatient(&config.db, "api", config.api.connections, STATEMENT_WITHIN)?;
+        let (watch, waiting) = Watch::new(requests.clone());
+        tasks.spawn("command-watch", watch.run(tasks.stop_token()));
         let parts = Parts {
-            // Created as they are needed: the database may not be there yet.
-            pool: pool::impatient(&config.db, "api", config.api.connections, STATEMENT_WITHIN)?,
+            pool: requests,
+            waiting,
             tree: TopicTree::new(&config.ingest.base_topic)?,
             verifier: config
                 .jwt
@@ -241,6 +246,7 @@ impl App {
         }
         app.start_courier(&config, handle, broker)?;
         app.start_presence(&store, config.presence.timeout);
+        app.start_command_retention(&store, config.commands.retention);
         app.start_housekeeping(store, pipeline.gauges);
         startup.ready("every part was started");
         Ok(app)

@@ -15,6 +15,7 @@ use crate::courier::discovery::Config as DiscoveryConfig;
 use crate::courier::system::Config as SystemConfig;
 use crate::db::config::Config as DbConfig;
 use crate::db::partitions::Config as PartitionsConfig;
+use crate::devices::commands::retention::Config as CommandsConfig;
 use crate::devices::presence::Config as PresenceConfig;
 use crate::identity::jwt::config::Config as JwtConfig;
 use crate::ingest::config::Config as IngestConfig;
@@ -57,6 +58,8 @@ pub struct Config {
     pub ingest: IngestConfig,
     /// When a device counts as gone.
     pub presence: PresenceConfig,
+    /// How long commands are kept.
+    pub commands: CommandsConfig,
     /// Who gets credentials for the asking.
     pub discovery: DiscoveryConfig,
     /// What the service says of itself.
@@ -130,6 +133,7 @@ impl<S: Source> Reader<'_, S> {
             partitions,
             ingest,
             presence,
+            commands,
             discovery,
             system,
             api,
@@ -177,6 +181,7 @@ impl<S: Source> Reader<'_, S> {
         self.take_span("INGEST_TIME_FUTURE", &mut ingest.time_window.future);
 
         self.take_span("PRESENCE_TIMEOUT", &mut presence.timeout);
+        self.take_span("COMMAND_RETENTION", &mut commands.retention);
         self.take_span("SYSTEM_TOPICS_EVERY", &mut system.every);
         self.take("DISCOVERY_POLICY", &mut discovery.policy);
         self.take("DISCOVERY_RATE", &mut discovery.rate_per_minute);

@@ -18,6 +18,7 @@ use iotflow::lifecycle::readiness::Readiness;
 use iotflow::lifecycle::tasks::Tasks;
 use iotflow::mqtt::publisher::Publisher;
 use iotflow::observe::metrics::Metrics;
+use iotflow::operations::waiting::Watch;
 use iotflow::protocol::rights::{self, Access, Role};
 use iotflow::protocol::topic::TopicTree;
 use serde_json::Value;
@@ -590,8 +591,10 @@ fn parts_without_servers() -> Parts {
         metrics.connection("publisher"),
         tasks.stop_token(),
     );
+    let requests = pool::pool(&config.db, "api", 1).expect("a sound URL");
     Parts {
-        pool: pool::pool(&config.db, "api", 1).expect("a sound URL"),
+        waiting: Watch::new(requests.clone()).1,
+        pool: requests,
         tree: TopicTree::new(&config.ingest.base_topic).expect("a base topic"),
         verifier: None,
         mqtt: config.mqtt.clone(),

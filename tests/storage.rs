@@ -49,6 +49,7 @@ async fn replicas_that_start_together_migrate_once() {
             "broker_access",
             "broker_users",
             "command_deliveries",
+            "command_news",
             "commands",
             "dead_letters",
             "device_configs",

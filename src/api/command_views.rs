@@ -78,7 +78,8 @@ impl ToSend {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Wait {
-    /// Answer only when every device has come to an end, or after so long: seconds, such as `10s`; 60 at most.
+    /// Answer only when every device has come to an end, or after so long: seconds, such as `10s`; 60 at most. Without
+    /// it the answer is how the command begins.
     #[param(inline, value_type = Option<grammar::Patience>, example = "10s")]
     wait: Option<String>,
 }

@@ -1,5 +1,6 @@
 //! Commands to devices: given, followed, listed, taken back.
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,7 @@ use super::command_views::{CommandView, DeliveryView, ToSend, Wait};
 use super::error::{Kind, Problem};
 use super::extract::{Json, Path, Query};
 use super::grammar;
+use super::layers::Allowance;
 use super::page;
 use super::state::Desk;
 use super::topics::OfDevice;
@@ -31,7 +33,7 @@ pub(super) struct Sent {
     topic: String,
     /// Whether this request gave it; else an earlier one did, with the same id or idempotency key.
     new: bool,
-    /// As it stands now.
+    /// As it stands now; as it begins, where it is new and was not waited for.
     #[serde(flatten)]
     command: CommandView,
 }
@@ -46,11 +48,12 @@ pub(super) async fn send(
     State(desk): State<Desk>,
     Path(path): Path<OfDevice>,
     Query(wait): Query<Wait>,
+    Extension(allowance): Extension<Allowance>,
     headers: HeaderMap,
     Json(asked): Json<ToSend>,
 ) -> Result<Success<Sent>, Problem> {
     let to = Recipient::Device(device(&path.device_id)?);
-    give(&caller, &desk, to, &wait, &headers, &asked).await
+    give(&caller, &desk, to, (&wait, &allowance), &headers, &asked).await
 }
 
 /// What both kinds of recipients have in common.
@@ -58,11 +61,11 @@ pub(super) async fn give(
     caller: &Caller,
     desk: &Desk,
     to: Recipient,
-    wait: &Wait,
+    (wait, allowance): (&Wait, &Allowance),
     headers: &HeaderMap,
     asked: &ToSend,
 ) -> Result<Success<Sent>, Problem> {
-    let patience = wait.patience()?;
+    let patience = wait.patience()?.unwrap_or_default();
     let order = asked.order(headers)?;
     let topic = match &to {
         Recipient::Device(device) => order.kind.channel().of_device(desk.tree(), device.borrowed()),
@@ -72,11 +75,21 @@ pub(super) async fn give(
         let mut client = desk.database().await?;
         commands::send(&mut **client, &caller.actor(), &to, &order).await?
     };
-    let command = commands::wait(&desk.parts.pool, &given.command_id, patience.unwrap_or_default()).await?;
-    let command = command.ok_or_else(|| gone(&given.command_id))?;
+    let new = given.new.is_some();
+    let command = match given.new {
+        Some(command) if patience.is_zero() => command,
+        _ => {
+            // It is given, whatever becomes of the request: the time to wait is beside that of the request itself.
+            allowance.add(patience);
+            desk.parts.waiting.until_ended(&given.command_id, patience).await;
+            let client = desk.database().await?;
+            let command = read::get(&**client, &given.command_id).await?;
+            command.ok_or_else(|| gone(&given.command_id))?
+        }
+    };
     Ok(success(Sent {
         topic,
-        new: given.new,
+        new,
         command: command.into(),
     }))
 }

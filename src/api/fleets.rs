@@ -1,5 +1,6 @@
 //! Commands to fleets: one publish for all members of a group, and a state for each of them.
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use serde::Deserialize;
@@ -15,6 +16,7 @@ use super::commands::{Sent, give};
 use super::error::{Kind, Problem};
 use super::extract::{Json, Path, Query};
 use super::grammar;
+use super::layers::Allowance;
 use super::state::Desk;
 
 /// A group in the path.
@@ -37,9 +39,10 @@ pub(super) async fn send(
     State(desk): State<Desk>,
     Path(path): Path<OfGroup>,
     Query(wait): Query<Wait>,
+    Extension(allowance): Extension<Allowance>,
     headers: HeaderMap,
     Json(asked): Json<ToSend>,
 ) -> Result<Success<Sent>, Problem> {
     let group = GroupId::parse(&path.group_id).map_err(|error| Problem::new(Kind::NotFound, format!("{:?}: {error}", path.group_id)))?;
-    give(&caller, &desk, Recipient::Group(group), &wait, &headers, &asked).await
+    give(&caller, &desk, Recipient::Group(group), (&wait, &allowance), &headers, &asked).await
 }

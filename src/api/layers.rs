@@ -1,13 +1,15 @@
 //! What every request goes through: an id, a limit of time, a place where it streams, a refusal that says where it happened, a count.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument as _, info_span};
 use uuid::Uuid;
 
@@ -18,9 +20,41 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest id that a client may bring.
 const MAX_REQUEST_ID_BYTES: usize = 64;
 
+/// How much longer than others a request may take: for as long as it said that it would wait.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Allowance(Arc<AtomicU64>);
+
+impl Allowance {
+    /// Gives it so much more time.
+    pub(super) fn add(&self, span: Duration) {
+        let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        self.0.fetch_add(millis, Ordering::Relaxed);
+    }
+
+    fn span(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed))
+    }
+
+    /// The outcome of `work`, begun at `started`; none where it takes longer than `limit` and this.
+    async fn within<T>(&self, started: Instant, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(work);
+        loop {
+            let allowed = limit + self.span();
+            match timeout_at(started + allowed, &mut work).await {
+                Ok(outcome) => return Some(outcome),
+                // It was given more meanwhile.
+                Err(_) if limit + self.span() > allowed => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
 /// Around everything.
-pub(super) async fn around(State(desk): State<Desk>, request: Request, next: Next) -> Response {
+pub(super) async fn around(State(desk): State<Desk>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
+    let allowance = Allowance::default();
+    request.extensions_mut().insert(allowance.clone());
     let id = request_id(&request);
     let path = request.uri().path().to_owned();
     let method = request.method().clone();
@@ -32,8 +66,8 @@ pub(super) async fn around(State(desk): State<Desk>, request: Request, next: Nex
         .to_owned();
     let span = info_span!("request", %id, %method, %route);
     let limit = desk.config.timeout;
-    let outcome = timeout(limit, next.run(request).instrument(span)).await;
-    let mut response = outcome.unwrap_or_else(|_| {
+    let outcome = allowance.within(started, limit, next.run(request).instrument(span)).await;
+    let mut response = outcome.unwrap_or_else(|| {
         Problem::new(
             Kind::Timeout,
             format!("there is no answer after {} s (API_TIMEOUT)", limit.as_secs()),

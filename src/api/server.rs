@@ -49,7 +49,7 @@ pub struct Config {
     pub most_failures: u32,
     /// The largest body, in bytes.
     pub max_body_bytes: usize,
-    /// The longest that a request may take. What streams is not bound by it once it has begun.
+    /// The longest that a request may take, beside what a command's `wait` asks for. What streams is not bound by it once it has begun.
     pub timeout: Duration,
     /// HTTP connections at once.
     pub max_connections: usize,

@@ -19,6 +19,7 @@ use crate::mqtt::config::Config as MqttConfig;
 use crate::mqtt::publisher::Handle;
 use crate::observe::accounting::Accounting;
 use crate::observe::metrics::Metrics;
+use crate::operations::waiting::Waiting;
 use crate::protocol::topic::TopicTree;
 
 use super::error::{Kind, Problem};
@@ -34,6 +35,8 @@ const CONNECTION_WITHIN: Duration = Duration::from_secs(5);
 pub struct Parts {
     /// Connections of the API's own, so that no request waits behind the pipeline, nor the pipeline behind one.
     pub pool: Pool,
+    /// Where the end of a command is waited for.
+    pub waiting: Waiting,
     /// The topic tree.
     pub tree: TopicTree,
     /// Whose JWTs are taken.

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::Pool;
+use deadpool_postgres::{Client, Pool};
 use tokio::time::MissedTickBehavior;
-use tracing::{debug, error};
+use tracing::{debug, error, info};
 
 use crate::access::state::State as Access;
 use crate::db::error::describe;
+use crate::devices::commands::read::Place;
+use crate::devices::commands::retention::{self, Forgotten};
 use crate::devices::presence;
 use crate::ingest::copy::Store;
 use crate::ingest::pipeline;
@@ -50,6 +52,27 @@ impl App {
                         error = format!("{error:#}"),
                         "who stopped sending heartbeats could not be looked for"
                     ),
+                }
+            }
+        });
+    }
+
+    /// Every replica does so; what one is at the others pass over.
+    pub(super) fn start_command_retention(&self, store: &Store, retention: Duration) {
+        if retention.is_zero() {
+            return;
+        }
+        let (stop, pool) = (self.tasks.stop_token(), store.pool.clone());
+        self.tasks.spawn("command-retention", async move {
+            let mut tick = tokio::time::interval(MAINTENANCE_EVERY);
+            tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while tokio::select! { () = stop.cancelled() => false, _ = tick.tick() => true } {
+                let forgotten = forget_commands(&pool, retention);
+                match tokio::select! { () = stop.cancelled() => return, done = forgotten => done } {
+                    Ok(0) => {}
+                    Ok(commands) => info!(commands, "commands that came to their end were dropped by retention"),
+                    // The writers say aloud what ails the database.
+                    Err(error) => debug!(error = format!("{error:#}"), "old commands could not be looked for"),
                 }
             }
         });
@@ -114,6 +137,29 @@ async fn sweep_once(pool: &Pool, timeout: Duration) -> anyhow::Result<u64> {
     presence::sweep(&**client, timeout)
         .await
         .map_err(|error| anyhow::anyhow!(describe(&error)))
+}
+
+/// One pass over all that are old, a transaction for each handful of them.
+async fn forget_commands(pool: &Pool, retention: Duration) -> anyhow::Result<u64> {
+    let (mut commands, mut place) = (0, None);
+    loop {
+        let mut client = pool.get().await?;
+        let forgotten = forget_some(&mut client, retention, place.as_ref())
+            .await
+            .map_err(|error| anyhow::anyhow!(describe(&error)))?;
+        commands += forgotten.commands;
+        place = forgotten.place;
+        if place.is_none() {
+            return Ok(commands);
+        }
+    }
+}
+
+async fn forget_some(client: &mut Client, retention: Duration, behind: Option<&Place>) -> Result<Forgotten, tokio_postgres::Error> {
+    let transaction = client.transaction().await?;
+    let forgotten = retention::forget(&*transaction, retention, behind).await?;
+    transaction.commit().await?;
+    Ok(forgotten)
 }
 
 pub(super) async fn maintain_once(store: &Store) -> anyhow::Result<()> {

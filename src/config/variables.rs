@@ -151,6 +151,11 @@ pub const VARIABLES: &[Variable] = &[
         "How long after its last heartbeat a device counts as offline; 0s never",
     ),
     variable(
+        "COMMAND_RETENTION",
+        "90d",
+        "How long after they were given commands that have come to their end are kept; 0s keeps them for ever",
+    ),
+    variable(
         "DISCOVERY_POLICY",
         "approval",
         "Which devices that ask get credentials: off, open (all), approval (an operator decides) or preregistered (those announced)",
@@ -197,7 +202,7 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "API_TIMEOUT",
         "75s",
-        "Most time for an HTTP request; what streams is not bound by it once it has begun",
+        "Most time for an HTTP request, beside the wait= of a command; what streams is not bound by it once it has begun",
     ),
     variable(
         "API_TRUSTED_PROXIES",

@@ -142,6 +142,13 @@ impl Desk {
         let mut client = self.pool.get().await?;
         let transaction = client.transaction().await?;
         let (mut sent, mut failed) = (0, 0);
+        let noted: Vec<i64> = (news.sent.iter().map(|(seq, _)| *seq))
+            .chain(news.refused.iter().map(|(seq, _)| *seq))
+            .chain(news.done.iter().chain(&news.postponed).copied())
+            .collect();
+        if !noted.is_empty() {
+            dispatch::lock(&*transaction, &noted).await?;
+        }
         if !news.sent.is_empty() {
             let rows: Vec<i64> = news.sent.iter().map(|(seq, _)| *seq).collect();
             sent = dispatch::sent(&*transaction, &rows).await?;

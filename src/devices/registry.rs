@@ -32,13 +32,17 @@ const DELETE: &str = "
     UPDATE devices
     SET display_name = NULL, device_type = NULL, tags = '{}', metadata = '{}', deleted_at = now(), updated_at = now(), revision = revision + 1
     WHERE device_id = $1";
-/// What is known of a device beside its telemetry and its credentials; commands are history, and those under way end here.
+/// What is known of a device beside its telemetry and its credentials; commands are history, and those under way end here. Where it
+/// stands first, as in the order of all locks of deliveries (see [`super::commands`]).
 const FORGET: [&str; 6] = [
-    "UPDATE command_deliveries SET state = 'cancelled', finished_at = now(), message = 'the device was deleted'
-     WHERE device_id = $1 AND state IN ('queued', 'sent', 'delivered', 'accepted', 'progress')",
+    "DELETE FROM device_status WHERE device_id = $1",
+    "WITH open AS (
+         SELECT seq FROM command_deliveries
+         WHERE device_id = $1 AND state IN ('queued', 'sent', 'delivered', 'accepted', 'progress') ORDER BY seq FOR UPDATE)
+     UPDATE command_deliveries d SET state = 'cancelled', finished_at = now(), held = false, message = 'the device was deleted'
+     FROM open WHERE d.seq = open.seq",
     "DELETE FROM device_group_members WHERE device_id = $1",
     "DELETE FROM device_configs WHERE device_id = $1",
-    "DELETE FROM device_status WHERE device_id = $1",
     "DELETE FROM latest WHERE device_id = $1",
     "DELETE FROM discovery_requests WHERE device = (SELECT device FROM devices WHERE device_id = $1)",
 ];

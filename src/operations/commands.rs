@@ -1,23 +1,23 @@
-//! Commands are given, taken back and waited for here, each act in one transaction with its entry in the audit.
+//! Commands are given and taken back here, each act in one transaction with its entry in the audit.
 //!
 //! A request that is sent again, under the same command id or the same idempotency key, is the same command: nothing is given twice.
 
 use std::time::Duration;
 
-use deadpool_postgres::{Pool, PoolError};
+use jiff::Timestamp;
 use serde_json::value::RawValue;
-use tokio::time::{Instant, MissedTickBehavior};
-use tokio_postgres::types::Type;
 use tokio_postgres::{Error, GenericClient};
 use tracing::debug;
 
 use crate::db::error::describe;
 use crate::devices::commands::cancel;
+use crate::devices::commands::fleet::Counts;
 use crate::devices::commands::order::{self, Inserted, NewCommand, Target};
 use crate::devices::commands::read::{self, Command};
+use crate::devices::commands::state::State;
 use crate::identity::audit::{self, Act, Action, Actor, Outcome};
 use crate::protocol::command::{CommandId, Kind, MAX_NAME_CHARS, MAX_PARAMETERS_BYTES, depth_fits};
-use crate::protocol::id::{DeviceId, DeviceIdRef, GroupId};
+use crate::protocol::id::{DeviceId, GroupId};
 
 /// How long a command may wait and be worked at where nothing else is said: a device that is in for repair overnight still gets it,
 /// and one that comes back next week is not surprised by it.
@@ -26,14 +26,10 @@ pub const DEFAULT_TTL: Duration = Duration::from_secs(86_400);
 pub const TTL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30 * 86_400));
 /// The longest idempotency key, in characters.
 pub const MAX_IDEMPOTENCY_KEY_CHARS: usize = 255;
-/// The longest that [`wait`] waits.
+/// The longest that anybody waits for a command's end.
 pub const MAX_WAIT: Duration = Duration::from_secs(60);
-/// How often it looks: any replica may have the courier, so it is the database that knows.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-const DEVICE: &str = "SELECT device_id, deleted_at IS NOT NULL FROM devices WHERE device = $1";
 const WAKE: &str = "NOTIFY courier";
-const GROUP: &str = "SELECT EXISTS (SELECT FROM device_groups WHERE group_id = $1)";
 
 /// What somebody wants done.
 #[derive(Debug, Clone)]
@@ -117,12 +113,12 @@ impl std::fmt::Display for Recipient {
 }
 
 /// A command that is on its way.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Given {
     /// Its id.
     pub command_id: CommandId,
-    /// Whether it is new; else it was given before, by the same request.
-    pub new: bool,
+    /// How it begins, if it is new; else it was given before, by the same request.
+    pub new: Option<Command>,
 }
 
 /// Why no command was given.
@@ -180,7 +176,7 @@ pub async fn send(client: &mut impl GenericClient, actor: &Actor, to: &Recipient
     };
     let object = to.to_string();
     let (how, what) = match &outcome {
-        Ok((given, _)) => (Outcome::Done, given.command_id.as_str()),
+        Ok(given) => (Outcome::Done, given.command_id.as_str()),
         Err(_) => (Outcome::Refused, command_id.as_str()),
     };
     let act = Act::new(actor, Action::CommandSend, &object, how)
@@ -188,15 +184,15 @@ pub async fn send(client: &mut impl GenericClient, actor: &Actor, to: &Recipient
         .with("type", order.kind.as_str())
         .with("command", order.command);
     let act = match &outcome {
-        Ok((given, devices)) if given.new => act.with("devices", *devices),
+        Ok(Given { new: Some(command), .. }) => act.with("devices", command.counts.total),
         Ok(_) => act.with("again", true),
         Err(error) => act.with("reason", error.to_string()),
     };
     audit::record(&transaction, &act).await?;
     match outcome {
-        Ok((given, _)) => {
+        Ok(given) => {
             transaction.commit().await?;
-            if given.new {
+            if given.new.is_some() {
                 wake(client).await;
             }
             Ok(given)
@@ -228,19 +224,13 @@ async fn insert(
     to: &Recipient,
     order: &Order<'_>,
     command_id: &CommandId,
-) -> Result<(Given, u64), SendError> {
-    let target = match to {
-        Recipient::Device(device) => Target::Device(number(client, device.borrowed()).await?),
-        Recipient::Group(group) => {
-            if !client.query_one(GROUP, &[&group.as_str()]).await?.try_get::<_, bool>(0)? {
-                return Err(SendError::Unknown(to.clone()));
-            }
-            Target::Group(group)
-        }
-    };
+) -> Result<Given, SendError> {
     let new = NewCommand {
         command_id,
-        target,
+        target: match to {
+            Recipient::Device(device) => Target::Device(device.borrowed()),
+            Recipient::Group(group) => Target::Group(group),
+        },
         kind: order.kind,
         command: order.command,
         parameters: order.parameters.map(RawValue::get),
@@ -250,27 +240,46 @@ async fn insert(
         idempotency_key: order.idempotency_key,
     };
     match (order::insert(client, &new).await?, to) {
-        (Inserted::New(0), Recipient::Group(group)) => Err(SendError::NoMembers(group.clone())),
-        (Inserted::New(devices), _) => Ok((
-            Given {
-                command_id: command_id.clone(),
-                new: true,
+        (Inserted::Nobody, _) => Err(SendError::Unknown(to.clone())),
+        (Inserted::Deleted, _) => Err(SendError::Deleted(to.clone())),
+        (Inserted::New { devices: 0, .. }, Recipient::Group(group)) => Err(SendError::NoMembers(group.clone())),
+        (
+            Inserted::New {
+                devices,
+                created_at,
+                expires_at,
             },
-            devices,
-        )),
-        (Inserted::Known(command_id), _) => Ok((Given { command_id, new: false }, 0)),
+            _,
+        ) => Ok(Given {
+            command_id: command_id.clone(),
+            new: Some(beginning(&new, devices, created_at, expires_at)),
+        }),
+        (Inserted::Known(command_id), _) => Ok(Given { command_id, new: None }),
         (Inserted::Clash(command_id), _) => Err(SendError::Clash(command_id)),
     }
 }
 
-async fn number(client: &impl GenericClient, device: DeviceIdRef<'_>) -> Result<i32, SendError> {
-    let recipient = || Recipient::Device(device.to_owned());
-    let row = client.query_typed_opt(DEVICE, &[(&device.as_str(), Type::TEXT)]).await?;
-    let row = row.ok_or_else(|| SendError::Unknown(recipient()))?;
-    if row.try_get(1)? {
-        return Err(SendError::Deleted(recipient()));
+/// A new command as the database has it: queued for all. Whoever gave it is answered without another look.
+fn beginning(new: &NewCommand<'_>, devices: i64, created_at: Timestamp, expires_at: Timestamp) -> Command {
+    let (device, group) = match new.target {
+        Target::Device(device) => (Some(device.as_str().to_owned()), None),
+        Target::Group(group) => (None, Some(group.as_str().to_owned())),
+    };
+    let mut counts = Counts::default();
+    counts.add(State::Queued, devices);
+    Command {
+        command_id: new.command_id.as_str().to_owned(),
+        device,
+        group,
+        command_type: new.kind.as_str().to_owned(),
+        command: new.command.to_owned(),
+        parameters: new.parameters.map(str::to_owned),
+        qos: new.qos,
+        created_at,
+        created_by: new.created_by.to_owned(),
+        expires_at,
+        counts,
     }
-    Ok(row.try_get(0)?)
 }
 
 /// Why nothing was taken back.
@@ -317,37 +326,4 @@ pub async fn cancel(client: &mut impl GenericClient, actor: &Actor, command_id: 
     audit::record(&transaction, &act).await?;
     transaction.commit().await?;
     outcome
-}
-
-/// Why a command cannot be waited for.
-#[derive(Debug, thiserror::Error)]
-pub enum WaitError {
-    /// No connection.
-    #[error("no connection to the database: {0}")]
-    Pool(#[from] PoolError),
-    /// The database's.
-    #[error("{}", crate::db::error::describe(.0))]
-    Database(#[from] Error),
-}
-
-/// Waits until every device of a command has come to an end, or for `patience`, [`MAX_WAIT`] at most; returns where it stands then.
-/// No connection is kept in between.
-///
-/// # Errors
-/// See [`WaitError`].
-pub async fn wait(pool: &Pool, command_id: &CommandId, patience: Duration) -> Result<Option<Command>, WaitError> {
-    let deadline = Instant::now() + patience.min(MAX_WAIT);
-    let mut look = tokio::time::interval(LOOK_EVERY);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        look.tick().await;
-        let command = {
-            let client = pool.get().await?;
-            read::get(&**client, command_id).await?
-        };
-        let over = command.as_ref().is_none_or(|command| command.counts.is_done());
-        if over || Instant::now() + LOOK_EVERY > deadline {
-            return Ok(command);
-        }
-    }
 }

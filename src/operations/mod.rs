@@ -23,3 +23,5 @@ pub mod telemetry;
 pub mod dead_letters;
 
 pub mod commands;
+
+pub mod waiting;

@@ -12,7 +12,7 @@ use crate::plant::{Plant, ada};
 use crate::support::http::Api;
 use crate::support::judge::number;
 
-async fn operator(plant: &mut Plant) -> Api {
+pub async fn operator(plant: &mut Plant) -> Api {
     let wanted = NewToken {
         name: TokenName::parse("operator").expect("a name"),
         role: Role::Operator,

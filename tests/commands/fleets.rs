@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use iotflow::devices::commands::read;
 use iotflow::devices::commands::state::State;
-use iotflow::operations::commands;
+use iotflow::devices::commands::{cancel, dispatch, read};
+use iotflow::operations::{commands, devices};
+use iotflow::protocol::id::DeviceIdRef;
+use iotflow::protocol::topic::TopicTree;
 use serde_json::Value;
 
+use crate::base::Base;
 use crate::device::{Device, json};
 use crate::plant::{Plant, ada, group};
 use crate::support::eventually;
@@ -60,6 +63,44 @@ async fn one_publish_reaches_all_and_each_has_its_own_state() {
     assert!(late.received[0].retain, "who comes later is told as well");
     let refused = commands::cancel(&mut plant.sql, &ada(), &id).await;
     assert!(refused.is_err(), "it was sent: {refused:?}");
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_command_that_was_sent_to_some_comes_to_its_end() {
+    let mut base = Base::start().await;
+    base.sql
+        .batch_execute(
+            "INSERT INTO devices (device) VALUES ('c');
+             INSERT INTO device_group_members (group_id, device_id) SELECT 'north', device_id FROM devices WHERE device = 'c';
+             INSERT INTO device_status (device_id, status, since, seen_at) SELECT device_id, 'offline', now(), now() FROM devices WHERE device = 'a'",
+        )
+        .await
+        .expect("they are new");
+    let id = base.ring().await;
+    let taken = dispatch::take(&base.sql, &[1]).await.expect("it is due");
+    dispatch::sent(&base.sql, &[taken[0].seq]).await.expect("it is there");
+    // a gets a copy some time, b and c have it.
+    assert_eq!(commands::cancel(&mut base.sql, &ada(), &id).await.expect("a has not"), 1);
+    let tree = TopicTree::new("iotflow").expect("a base topic");
+    let b = DeviceIdRef::parse("b").expect("an id").to_owned();
+    devices::delete(&mut base.sql, &ada(), &tree, &b, None).await.expect("it is there");
+    let counts = read::get(&base.sql, &id)
+        .await
+        .expect("it can be read")
+        .expect("it is there")
+        .counts;
+    assert_eq!((counts.cancelled, counts.sent, counts.total), (2, 1, 3));
+    base.sql
+        .execute("UPDATE command_deliveries SET expires_at = now()", &[])
+        .await
+        .expect("they are there");
+    assert_eq!(cancel::expire(&base.sql).await.expect("it can be done"), 1);
+    let counts = read::get(&base.sql, &id)
+        .await
+        .expect("it can be read")
+        .expect("it is there")
+        .counts;
+    assert!(counts.is_done() && counts.expired == 1, "{counts:?}");
 }
 
 #[tokio::test]

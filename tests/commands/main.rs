@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod base;
 mod device;
 mod plant;
 
@@ -13,4 +14,8 @@ mod fleets;
 mod kills;
 mod life;
 mod load;
+mod locks;
+mod news;
+mod retention;
 mod steps;
+mod waiting;

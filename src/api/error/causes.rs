@@ -8,7 +8,7 @@ use crate::devices::patch::BadPatch;
 use crate::devices::registry::RegistryError;
 use crate::identity::users::UserError;
 use crate::operations::bulk::ImportError;
-use crate::operations::commands::{CancelError, SendError, WaitError};
+use crate::operations::commands::{CancelError, SendError};
 use crate::operations::credentials::CredentialError;
 use crate::operations::devices::DeviceError;
 use crate::operations::discovery::DecideError;
@@ -174,12 +174,3 @@ macro_rules! unprocessable {
 }
 
 unprocessable!(BadPatch, BadLabel, BadConfig, BadGroupId);
-
-impl From<WaitError> for Problem {
-    fn from(error: WaitError) -> Self {
-        match error {
-            WaitError::Pool(error) => error.into(),
-            WaitError::Database(error) => error.into(),
-        }
-    }
-}

@@ -51,12 +51,16 @@ pub(super) async fn run(config: &Config, wish: &Wish, as_json: bool) -> anyhow::
             return Ok(ExitCode::from(EXIT_FAILED));
         }
     };
-    if !given.new {
+    if given.new.is_none() {
         eprintln!("it was given before, under the same id or idempotency key");
     }
-    let patience = wish.wait.unwrap_or_default();
-    let command = follow::until_done(&client, &given.command_id, patience, |_| {}).await?;
-    let command = command.context("the command is gone")?;
+    let command = match (given.new, wish.wait) {
+        (Some(command), None) => command,
+        (_, patience) => {
+            let command = follow::until_done(&client, &given.command_id, patience.unwrap_or_default(), |_| {}).await?;
+            command.context("the command is gone")?
+        }
+    };
     print::given(&command, as_json);
     Ok(if wish.wait.is_some() {
         exit_code(&command)

@@ -5,13 +5,14 @@
 //! ```
 
 use jiff::Timestamp;
+use tokio_postgres::types::Type;
 use tokio_postgres::{Error, GenericClient, Row};
 
 use crate::protocol::command::Kind;
 use crate::protocol::id::{BadDeviceId, BadGroupId, DeviceId, DeviceIdRef, GroupId};
 
 // The lock, held to the end of the statement, lets no device come back between the look and the note. In the order of ids, as the
-// status stage writes them.
+// status stage writes them; all of it, the array, is there before the first delivery is locked.
 const HOLD: &str = "
     WITH next AS (
         SELECT seq, device_id FROM command_deliveries
@@ -20,9 +21,13 @@ const HOLD: &str = "
     away AS (
         SELECT device_id FROM device_status
         WHERE status = 'offline' AND device_id IN (SELECT device_id FROM next)
-        ORDER BY device_id FOR SHARE)
-    UPDATE command_deliveries d SET held = true FROM next JOIN away USING (device_id)
-    WHERE d.seq = next.seq AND d.state = 'queued' AND d.packet_id IS NULL AND NOT d.held AND NOT d.by_group";
+        ORDER BY device_id FOR SHARE),
+    waiting AS (
+        SELECT d.seq FROM command_deliveries d
+        WHERE d.seq = ANY (ARRAY(SELECT seq FROM next JOIN away USING (device_id)))
+          AND d.state = 'queued' AND d.packet_id IS NULL AND NOT d.held AND NOT d.by_group
+        ORDER BY d.seq FOR UPDATE)
+    UPDATE command_deliveries d SET held = true FROM waiting WHERE d.seq = waiting.seq";
 // One that waits makes those behind it wait: a device gets its commands in order. The two questions are asked a row, by index: as
 // joins, a planner that knows no figures of a table that just grew has compared all rows with all.
 const TAKE: &str = "
@@ -48,6 +53,20 @@ const COLUMNS: &str = "
     SELECT d.seq, d.packet_id, d.sent_at IS NOT NULL, v.device, c.group_id, c.command_id, c.command_type, c.command,
            c.parameters::text, c.qos, c.created_at, d.expires_at
     FROM command_deliveries d JOIN commands c USING (command_id) LEFT JOIN devices v ON v.device_id = d.device_id";
+// With the publish to a group, its members, and before all of them where those stand that are away: the count has every one of these
+// locked before the first delivery is.
+const LOCK: &str = "
+    WITH members AS MATERIALIZED (
+        SELECT m.seq, m.device_id FROM command_deliveries g JOIN command_deliveries m USING (command_id)
+        WHERE g.seq = ANY ($1) AND g.device_id IS NULL AND m.by_group AND m.state = 'queued'),
+    away AS MATERIALIZED (
+        SELECT device_id FROM device_status
+        WHERE status = 'offline' AND device_id IN (SELECT device_id FROM members)
+        ORDER BY device_id FOR SHARE)
+    SELECT FROM command_deliveries
+    WHERE (SELECT count(*) FROM away) >= 0
+      AND seq = ANY (ARRAY(SELECT unnest($1) UNION ALL SELECT seq FROM members))
+    ORDER BY seq FOR UPDATE";
 const SENT: &str = "
     UPDATE command_deliveries SET sent_at = now(), state = CASE WHEN state = 'queued' THEN 'sent' ELSE state END
     WHERE seq = ANY ($1) AND sent_at IS NULL
@@ -80,7 +99,9 @@ const POSTPONE: &str = "
     UPDATE command_deliveries
     SET packet_id = NULL, not_before = now() + least(greatest(now() - queued_at, interval '1 second'), interval '1 minute')
     WHERE seq = ANY ($1)";
-const FORGET: &str = "UPDATE command_deliveries SET packet_id = NULL WHERE packet_id IS NOT NULL";
+const FORGET: &str = "
+    WITH under_way AS (SELECT seq FROM command_deliveries WHERE packet_id IS NOT NULL ORDER BY seq FOR UPDATE)
+    UPDATE command_deliveries d SET packet_id = NULL FROM under_way WHERE d.seq = under_way.seq";
 const IN_USE: &str = "SELECT packet_id FROM command_deliveries WHERE packet_id IS NOT NULL";
 const DEPTH: &str = "
     SELECT count(*) FILTER (WHERE NOT held), count(*) FILTER (WHERE held)
@@ -201,8 +222,16 @@ fn select(condition: &'static str) -> String {
     format!("{COLUMNS} WHERE {condition} ORDER BY d.seq")
 }
 
+/// Locks all deliveries that a transaction is about to note something of, in the one order (see [`super`]).
+///
+/// # Errors
+/// The database's.
+pub async fn lock(client: &impl GenericClient, deliveries: &[i64]) -> Result<(), Error> {
+    client.query_typed(LOCK, &[(&deliveries, Type::INT8_ARRAY)]).await.map(drop)
+}
+
 /// Notes that the broker has these. With a publish to a group go its members: those that are offline now get a copy of their own
-/// once they are back. For a transaction. Returns how many deliveries.
+/// once they are back. For a transaction, behind [`lock`]. Returns how many deliveries.
 ///
 /// # Errors
 /// The database's.
@@ -217,7 +246,7 @@ pub async fn sent(client: &impl GenericClient, deliveries: &[i64]) -> Result<u64
     Ok(count)
 }
 
-/// Notes that the broker refused these, each with its words. For a transaction. Returns how many deliveries.
+/// Notes that the broker refused these, each with its words. For a transaction, behind [`lock`]. Returns how many deliveries.
 ///
 /// # Errors
 /// The database's.
@@ -235,7 +264,7 @@ pub async fn refused(client: &impl GenericClient, refusals: &[(i64, String)]) ->
     Ok(count)
 }
 
-/// Notes that nothing more is to be said about these: their packet ids are free.
+/// Notes that nothing more is to be said about these: their packet ids are free. For a transaction, behind [`lock`].
 ///
 /// # Errors
 /// The database's.
@@ -243,7 +272,7 @@ pub async fn done(client: &impl GenericClient, deliveries: &[i64]) -> Result<(),
     client.execute(DONE, &[&deliveries]).await.map(drop)
 }
 
-/// Puts these back, for nobody was there to get them.
+/// Puts these back, for nobody was there to get them. For a transaction, behind [`lock`].
 ///
 /// # Errors
 /// The database's.

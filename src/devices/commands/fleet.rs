@@ -1,6 +1,6 @@
 //! How far a group has come with its last command: one sum over its members, told when it changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use tokio_postgres::{Error, GenericClient};
@@ -11,13 +11,22 @@ use super::state::State;
 /// Most groups that are told of at once; the others have their turn a second later.
 const MOST_AT_ONCE: i64 = 100;
 
+// Those that were told of longest ago first. What another takes at the same time is told by that one.
 const TAKE: &str = "
-    UPDATE commands SET has_news = false
-    WHERE command_id IN (SELECT command_id FROM commands WHERE has_news ORDER BY command_id LIMIT $1 FOR UPDATE)
-    RETURNING command_id";
+    WITH told AS (SELECT command_id FROM command_news GROUP BY command_id ORDER BY min(id) LIMIT $1),
+         seen AS (
+             SELECT id FROM command_news WHERE command_id IN (SELECT command_id FROM told) ORDER BY id FOR UPDATE SKIP LOCKED)
+    DELETE FROM command_news n USING seen WHERE n.id = seen.id
+    RETURNING n.command_id";
+// A group that is being deleted is waited for and then not there; one that is told of is deleted after that.
+const HOLD_GROUPS: &str = "
+    SELECT FROM device_groups WHERE group_id IN (SELECT group_id FROM commands WHERE command_id = ANY ($1))
+    ORDER BY group_id FOR NO KEY UPDATE";
+// Nothing is told of a group that was deleted, nor what was given to one that had the id of a later one.
 const SUMS: &str = "
     SELECT c.command_id, c.group_id, d.state, count(d.device_id)
-    FROM commands c LEFT JOIN command_deliveries d ON d.command_id = c.command_id AND d.device_id IS NOT NULL
+    FROM commands c JOIN device_groups g ON g.group_id = c.group_id AND g.created_at <= c.created_at
+    LEFT JOIN command_deliveries d ON d.command_id = c.command_id AND d.device_id IS NOT NULL
     WHERE c.command_id = ANY ($1)
       AND NOT EXISTS (SELECT FROM commands later
                       WHERE later.group_id = c.group_id AND later.created_at >= c.created_at
@@ -92,14 +101,19 @@ pub struct Aggregate {
 
 /// The sums that changed since they were last taken. For a transaction, in which they are also put where they will be published from.
 ///
+/// The rows of news go first, and the sums are read by a later statement: a change whose row went is in its sum, and one that is
+/// committed after that left a row that is still there.
+///
 /// # Errors
 /// The database's.
 pub async fn take_news(client: &impl GenericClient) -> Result<Vec<Aggregate>, Error> {
     let taken = client.query(TAKE, &[&MOST_AT_ONCE]).await?;
-    let commands: Vec<&str> = taken.iter().map(|row| row.get(0)).collect();
+    let commands: BTreeSet<&str> = taken.iter().map(|row| row.get(0)).collect();
     if commands.is_empty() {
         return Ok(Vec::new());
     }
+    let commands: Vec<&str> = commands.into_iter().collect();
+    client.query(HOLD_GROUPS, &[&commands]).await?;
     let mut sums: BTreeMap<(String, String), Counts> = BTreeMap::new();
     for row in client.query(SUMS, &[&commands]).await? {
         let counts = sums.entry((row.try_get(1)?, row.try_get(0)?)).or_default();

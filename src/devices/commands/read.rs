@@ -41,6 +41,11 @@ const HISTORY_OF_DEVICE: &str = "
       AND ($4::text IS NULL OR c.command_type = $4)
       AND ($5::timestamptz IS NULL OR (c.created_at, c.command_id) < ($5, $6::text))
     ORDER BY c.created_at DESC, c.command_id DESC LIMIT $7";
+const ENDED: &str = "
+    SELECT asked.command_id FROM unnest($1::text[]) AS asked (command_id)
+    WHERE NOT EXISTS (SELECT FROM command_deliveries d
+                      WHERE d.command_id = asked.command_id AND d.device_id IS NOT NULL
+                        AND d.state IN ('queued', 'sent', 'delivered', 'accepted', 'progress'))";
 const DELIVERIES: &str = "
     SELECT d.seq, v.device, d.state, d.queued_at, d.sent_at, d.delivered_at, d.accepted_at, d.progress_at, d.finished_at, d.expires_at,
            d.progress, d.message, d.result::text, d.held
@@ -222,6 +227,15 @@ pub async fn get(client: &impl GenericClient, id: &CommandId) -> Result<Option<C
         .as_ref()
         .map(command)
         .transpose()
+}
+
+/// Those of these commands of which every device has come to an end.
+///
+/// # Errors
+/// The database's.
+pub async fn ended(client: &impl GenericClient, commands: &[&str]) -> Result<Vec<String>, Error> {
+    let rows = client.query_typed(ENDED, &[(&commands, Type::TEXT_ARRAY)]).await?;
+    rows.iter().map(|row| row.try_get(0)).collect()
 }
 
 /// A command's deliveries to devices, in order, behind the one with this `seq` (0 for the first page).
