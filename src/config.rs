@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::api::server::Config as ApiConfig;
 use crate::courier::discovery::Config as DiscoveryConfig;
+use crate::courier::session::Config as CourierConfig;
 use crate::courier::system::Config as SystemConfig;
 use crate::db::config::Config as DbConfig;
 use crate::db::partitions::Config as PartitionsConfig;
@@ -57,6 +58,8 @@ pub struct Config {
     pub ingest: IngestConfig,
     /// When a device counts as gone.
     pub presence: PresenceConfig,
+    /// How much one device is listened to, beside its telemetry.
+    pub courier: CourierConfig,
     /// Who gets credentials for the asking.
     pub discovery: DiscoveryConfig,
     /// What the service says of itself.
@@ -108,6 +111,7 @@ impl Config {
         faults.extend(config.mqtt.faults());
         faults.extend(config.db.faults());
         faults.extend(config.ingest.faults());
+        faults.extend(config.courier.faults());
         faults.extend(config.api.faults());
         if config.partitions.days == 0 {
             faults.push("TELEMETRY_PARTITION_DAYS is 0; 1 or more is expected".to_owned());
@@ -130,6 +134,7 @@ impl<S: Source> Reader<'_, S> {
             partitions,
             ingest,
             presence,
+            courier,
             discovery,
             system,
             api,
@@ -177,6 +182,8 @@ impl<S: Source> Reader<'_, S> {
         self.take_span("INGEST_TIME_FUTURE", &mut ingest.time_window.future);
 
         self.take_span("PRESENCE_TIMEOUT", &mut presence.timeout);
+        self.take("COURIER_DEVICE_RATE", &mut courier.device_rate);
+        self.take("COURIER_DEVICE_BURST", &mut courier.device_burst);
         self.take_span("SYSTEM_TOPICS_EVERY", &mut system.every);
         self.take("DISCOVERY_POLICY", &mut discovery.policy);
         self.take("DISCOVERY_RATE", &mut discovery.rate_per_minute);

@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Packet, SubAck, SubscribeReasonCode};
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
+use tokio::time::sleep_until;
 use tracing::error;
 
-use crate::devices::commands::dispatch::Dispatch;
+use crate::devices::commands::dispatch::{Dispatch, Taken};
 use crate::devices::outbox::Due;
+use crate::ingest::rate::Rates;
 use crate::mqtt::connection::Connection;
 use crate::mqtt::publish::Limits;
+use crate::protocol::id::DeviceIdRef;
 
 use super::desk::Errand;
 use super::incoming::Incoming;
@@ -25,6 +27,8 @@ use super::wire;
 
 /// The most commands that one visit takes: a few milliseconds of the database's time.
 const BATCH: usize = 500;
+/// The most of what devices say that one visit stores.
+const MOST_INCOMING: usize = 500;
 /// How often is looked by itself, and chores are done.
 const TICK: Duration = Duration::from_secs(1);
 /// How many ticks lie between two looks at whether the database knows of packets that nobody here does.
@@ -35,6 +39,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// What one connection lives through.
 pub(super) struct Round<'a> {
     courier: &'a Courier,
+    rates: Option<&'a mut Rates>,
     talk: Talk,
     max_qos: u8,
     news: News,
@@ -42,7 +47,7 @@ pub(super) struct Round<'a> {
     subscribed: Option<Instant>,
     /// There may be something to send.
     look: bool,
-    /// There was no room for more when it was last looked.
+    /// There was no room for more commands, or for more letters, when it was last looked.
     cramped: bool,
     chores: bool,
     ticks: u32,
@@ -50,9 +55,10 @@ pub(super) struct Round<'a> {
 
 impl<'a> Round<'a> {
     /// Over a connection to a broker with these limits.
-    pub(super) fn new(courier: &'a Courier, limits: &Limits) -> Self {
+    pub(super) fn new(courier: &'a Courier, limits: &Limits, rates: Option<&'a mut Rates>) -> Self {
         Self {
             courier,
+            rates,
             talk: Talk::new(limits.receive_maximum),
             max_qos: limits.max_qos,
             news: News::default(),
@@ -66,10 +72,17 @@ impl<'a> Round<'a> {
     }
 
     /// Goes on with each packet where it stands, in order.
-    pub(super) fn resume(&mut self, connection: &mut Connection, under_way: &[Dispatch]) {
-        for dispatch in under_way {
+    pub(super) fn resume(&mut self, connection: &mut Connection, under_way: &Taken) {
+        for lost in &under_way.lost {
+            let Some(packet_id) = lost.packet_id else { continue };
+            // What it was cannot be said again; what the broker has of it is ended.
+            self.talk.begin_command(packet_id, lost.seq, true);
+            connection.release(packet_id);
+            self.news.refused.push((lost.seq, lost.why.to_string()));
+        }
+        for dispatch in &under_way.dispatches {
             let Some(packet_id) = dispatch.packet_id else { continue };
-            self.talk.begin_command(packet_id, dispatch.seq);
+            self.talk.begin_command(packet_id, dispatch.seq, true);
             if dispatch.sent {
                 connection.release(packet_id);
             } else {
@@ -79,25 +92,23 @@ impl<'a> Round<'a> {
     }
 
     pub(super) async fn serve(&mut self, mut connection: Connection, words: &mut mpsc::Receiver<()>) -> Result<End, Broken> {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let begun = Instant::now();
+        let mut tick = begun;
         let stop = &self.courier.stop;
         loop {
-            while let Some(packet) = connection.next_packet()? {
-                self.hear(packet)?;
+            let more = self.hear_all(&mut connection)?;
+            // Looked at in each round: where devices never fall silent, the wait below never comes.
+            self.look |= words.try_recv().is_ok();
+            if tick <= Instant::now() {
+                tick = Instant::now() + TICK;
+                self.tick(begun).await?;
             }
             let stopping = stop.is_cancelled();
             let errand = self.errand(stopping);
+            let busy = more || !errand.is_idle();
             if !errand.is_idle() {
                 self.go(&mut connection, errand).await?;
-                // However much there is to send, what the broker says is heard in between.
-                tokio::select! {
-                    biased;
-                    turned = connection.turn(true) => turned?,
-                    () = std::future::ready(()) => {}
-                }
-                continue;
+                self.pass(false);
             }
             if stopping {
                 connection.disconnect(false).await?;
@@ -105,26 +116,56 @@ impl<'a> Round<'a> {
             }
             tokio::select! {
                 biased;
-                turned = connection.turn(true) => turned?,
+                // What was read is heard before more is.
+                turned = connection.turn(!more) => turned?,
+                // However much there is to send, what the broker says is heard in between.
+                () = std::future::ready(()), if busy => {}
                 Some(()) = words.recv() => self.look = true,
-                _ = tick.tick() => {
-                    (self.look, self.chores) = (true, true);
-                    self.ticks += 1;
-                    if self.subscribed.is_none() && begun.elapsed() > ANSWER_WITHIN {
-                        return Err(Broken::NoAnswer);
-                    }
-                    if self.ticks.is_multiple_of(STRAYS_EVERY) {
-                        self.look_for_strays().await?;
-                    }
-                }
+                () = sleep_until(tick.into()) => {}
                 () = stop.cancelled() => {}
             }
+            self.pass(!more);
         }
     }
 
-    fn hear(&mut self, packet: Packet) -> Result<(), Broken> {
+    /// What is due every second.
+    async fn tick(&mut self, begun: Instant) -> Result<(), Broken> {
+        (self.look, self.chores) = (true, true);
+        self.ticks += 1;
+        if self.subscribed.is_none() && begun.elapsed() > ANSWER_WITHIN {
+            return Err(Broken::NoAnswer);
+        }
+        if self.ticks.is_multiple_of(STRAYS_EVERY) {
+            self.look_for_strays().await?;
+        }
+        Ok(())
+    }
+
+    fn pass(&mut self, reading: bool) {
+        if let Some(rates) = &mut self.rates {
+            rates.pass(Instant::now(), reading);
+        }
+    }
+
+    /// Takes apart what was read, up to what one visit stores. Returns whether there may be more.
+    fn hear_all(&mut self, connection: &mut Connection) -> Result<bool, Broken> {
+        let now = Instant::now();
+        while self.incoming.len() < MOST_INCOMING {
+            let Some(packet) = connection.next_packet()? else {
+                return Ok(false);
+            };
+            self.hear(packet, now)?;
+        }
+        Ok(true)
+    }
+
+    fn hear(&mut self, packet: Packet, now: Instant) -> Result<(), Broken> {
         match packet {
-            Packet::Publish(publish) => self.incoming.push(Incoming::new(&self.courier.desk.tree, publish)),
+            Packet::Publish(publish) => {
+                let rates = &mut self.rates;
+                let too_much = |device: DeviceIdRef<'_>| rates.as_mut().is_some_and(|rates| rates.is_exceeded_by_device(device, now));
+                self.incoming.push(Incoming::new(&self.courier.desk.tree, publish, too_much));
+            }
             Packet::SubAck(ack) => self.note_subscribed(&ack)?,
             packet => drop(self.talk.hear(&packet, &mut self.news)),
         }
@@ -155,13 +196,13 @@ impl<'a> Round<'a> {
         }
         errand.chores = std::mem::take(&mut self.chores);
         if self.look {
-            let room = self.talk.room_for_commands().min(BATCH);
-            (self.look, self.cramped) = (false, room == 0);
-            errand.free = self.talk.free_ids(room);
-            errand.letters = self.talk.room_for_letters(room);
+            let room = self.talk.room();
+            (self.look, self.cramped) = (false, room.commands == 0 || room.letters == 0);
+            errand.free = self.talk.free_ids(room.commands.min(BATCH));
+            (errand.letters, errand.both) = (room.letters, room.both);
             errand.letters_under_way = self.talk.letters();
         }
-        // A letter that chores put in, or a command that waits for the room that there will be after this visit.
+        // A letter that chores put in, or what waits for the room that there will be after this visit.
         self.look |= errand.chores || (self.cramped && !errand.news.free.is_empty());
         errand
     }
@@ -184,15 +225,21 @@ impl<'a> Round<'a> {
             connection.release(packet_id);
         }
         self.talk.end(&errand.news.free);
+        for &packet_id in &errand.news.foreign {
+            self.talk.leave_to_others(packet_id);
+            connection.release(packet_id);
+        }
         for incoming in errand.incoming.iter().filter(|incoming| incoming.packet_id > 0) {
             connection.ack(incoming.packet_id);
         }
         // As many as were asked for: there may be more.
         self.look |= !errand.free.is_empty() && brought.commands.len() == errand.free.len();
-        self.look |= errand.letters > 0 && brought.letters.len() == errand.letters;
+        self.look |= errand.letters > 0 && brought.letters.len() == errand.letters_beside(brought.commands.len());
+        // It was the letters' turn, and there was none.
+        self.look |= self.talk.takes_turns() && errand.letters > 0 && errand.free.is_empty() && brought.letters.is_empty();
         for dispatch in &brought.commands {
             if let Some(packet_id) = dispatch.packet_id {
-                self.talk.begin_command(packet_id, dispatch.seq);
+                self.talk.begin_command(packet_id, dispatch.seq, false);
             }
             self.publish(connection, dispatch, dispatch.packet_id.unwrap_or(0), false);
         }

@@ -19,6 +19,8 @@ use crate::db::config::Config as DbConfig;
 use crate::db::lease::Lease;
 use crate::db::listen::listen;
 use crate::db::pool::{self, PoolError};
+use crate::devices::commands::dispatch::Taken;
+use crate::ingest::rate::Rates;
 use crate::lifecycle::backoff::Backoff;
 use crate::lifecycle::readiness::Latch;
 use crate::mqtt::config::Config as MqttConfig;
@@ -36,7 +38,7 @@ use super::round::Round;
 const CHANNEL: &str = "courier";
 /// The name in logs and metrics.
 pub const NAME: &str = "courier";
-/// Deliveries of devices' words under way to us: one visit's worth.
+/// Deliveries of devices' words under way to us: two visits' worth.
 const RECEIVE_MAXIMUM: u16 = 1_000;
 /// Waits between attempts, and how long a connection holds that was a good one.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
@@ -44,9 +46,50 @@ const SETTLED_AFTER: Duration = Duration::from_secs(10);
 /// Connections of its own, so that no command waits behind the pipeline.
 pub const CONNECTIONS: usize = 2;
 
+/// How much one device is listened to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// Messages a second that a device may say beside its telemetry: answers, configurations, registrations. 0 for as many as it likes.
+    pub device_rate: u32,
+    /// Messages that it may say at once above that; 0 for ten seconds' worth.
+    pub device_burst: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            // A device that tells of its progress ten times a second is far below, one that floods costs a few milliseconds a second.
+            device_rate: 100,
+            device_burst: 0,
+        }
+    }
+}
+
+impl Config {
+    /// What is wrong with these values, each with the variable that sets it.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        for (name, value, most) in [
+            ("COURIER_DEVICE_RATE", self.device_rate, 10_000),
+            ("COURIER_DEVICE_BURST", self.device_burst, 1_000_000),
+        ] {
+            if value > most {
+                faults.push(format!("{name} is {value}; 0 to {most} is expected"));
+            }
+        }
+        if self.device_burst > 0 && self.device_rate == 0 {
+            faults.push("COURIER_DEVICE_BURST is set with COURIER_DEVICE_RATE=0, so nothing is limited".to_owned());
+        }
+        faults
+    }
+}
+
 /// What the courier needs of the rest of the service.
 #[derive(Debug)]
 pub struct Parts {
+    /// How much one device is listened to.
+    pub config: Config,
     /// How to reach the broker.
     pub mqtt: MqttConfig,
     /// How to reach the database.
@@ -75,6 +118,7 @@ pub fn client_id(group: &str) -> String {
 #[derive(Debug)]
 pub struct Courier {
     client_id: String,
+    config: Config,
     mqtt: MqttConfig,
     db: DbConfig,
     pub(super) desk: Desk,
@@ -114,6 +158,7 @@ impl Courier {
     pub fn new(group: &str, parts: Parts) -> Result<Self, PoolError> {
         Ok(Self {
             client_id: client_id(group),
+            config: parts.config,
             mqtt: MqttConfig {
                 receive_maximum: RECEIVE_MAXIMUM,
                 clean_start: false,
@@ -147,6 +192,7 @@ impl Courier {
 
     async fn work(&mut self, words: &mut mpsc::Receiver<()>) {
         let mut patience = Backoff::new(BACKOFF.0, BACKOFF.1);
+        let mut rates = Rates::of_each(self.desk.tree.clone(), self.config.device_rate, self.config.device_burst);
         loop {
             self.metrics.leased.set(0.0);
             if !self.await_lease().await {
@@ -156,7 +202,7 @@ impl Courier {
             self.metrics.leased.set(1.0);
             let begun = Instant::now();
             let ended = tokio::select! {
-                ended = self.session(words) => ended,
+                ended = self.session(words, rates.as_mut()) => ended,
                 () = until_elsewhere(self.lease.clone()) => Ok(End::LeaseLost),
             };
             self.metrics.connected.set(0.0);
@@ -206,7 +252,7 @@ impl Courier {
         }
     }
 
-    async fn session(&self, words: &mut mpsc::Receiver<()>) -> Result<End, Broken> {
+    async fn session(&self, words: &mut mpsc::Receiver<()>, mut rates: Option<&mut Rates>) -> Result<End, Broken> {
         // First, for without the database there is nothing to say, and nothing could be acked.
         let mut under_way = self.desk.under_way().await?;
         let opened = tokio::select! {
@@ -219,7 +265,7 @@ impl Courier {
             connection = NAME,
             client_id = self.client_id,
             resumed = connack.session_present,
-            under_way = under_way.len(),
+            under_way = under_way.dispatches.len(),
             "connected"
         );
         if connack.session_present {
@@ -229,10 +275,13 @@ impl Courier {
             // What the broker had not said that it has is due again. What it had said stays as sent, although a broker that passes
             // it on at the PUBREL (Mosquitto) may not have: to send it again might do it twice, and that is worse.
             self.desk.forget_packets().await?;
-            under_way.clear();
+            under_way = Taken::default();
         }
         connection.subscribe(CHANNELS.iter().map(|channel| filter(&channel.filter(&self.desk.tree))).collect())?;
-        let mut round = Round::new(self, &limits);
+        if let Some(rates) = &mut rates {
+            rates.begin(connack.session_present, Instant::now());
+        }
+        let mut round = Round::new(self, &limits, rates);
         round.resume(&mut connection, &under_way);
         round.serve(connection, words).await
     }

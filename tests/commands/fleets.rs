@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use iotflow::devices::commands::read;
 use iotflow::devices::commands::state::State;
-use iotflow::operations::commands;
+use iotflow::operations::commands::{self, Order};
 use serde_json::Value;
 
 use crate::device::{Device, json};
-use crate::plant::{Plant, ada, group};
+use crate::plant::{Plant, ada, group, order};
 use crate::support::eventually;
 use crate::support::judge::number;
 
@@ -60,6 +60,28 @@ async fn one_publish_reaches_all_and_each_has_its_own_state() {
     assert!(late.received[0].retain, "who comes later is told as well");
     let refused = commands::cancel(&mut plant.sql, &ada(), &id).await;
     assert!(refused.is_err(), "it was sent: {refused:?}");
+}
+
+#[tokio::test]
+async fn at_qos_0_it_is_sent_to_all_and_who_was_away_gets_a_copy() {
+    let mut plant = Plant::start().await;
+    plant.group("north", &["a", "b"]).await;
+    let (mut a, mut b) = (member(&plant, "a").await, plant.device("b").await);
+    b.status("offline").await;
+    plant.until_status("b", "offline").await;
+    let at_most_once = Order { qos: 0, ..order("ring") };
+    let id = plant.send(&group("north"), &at_most_once).await.expect("a sound order").command_id;
+    a.receive(1).await;
+    assert_eq!(&a.received[0].topic[..], b"iotflow/fleet/commands/north");
+    eventually("one has it, one is waited for", async || {
+        let counts = plant.command(&id).await.counts;
+        (counts.sent == 1 && counts.queued == 1).then_some(())
+    })
+    .await;
+    b.status("online").await;
+    b.receive(1).await;
+    assert_eq!(&b.received[0].topic[..], b"iotflow/devices/b/commands/control");
+    eventually("both have it", async || (plant.command(&id).await.counts.sent == 2).then_some(())).await;
 }
 
 #[tokio::test]

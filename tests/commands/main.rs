@@ -6,6 +6,7 @@ mod support;
 
 mod device;
 mod plant;
+mod stage;
 
 mod answers;
 mod door;
@@ -13,4 +14,5 @@ mod fleets;
 mod kills;
 mod life;
 mod load;
+mod shares;
 mod steps;

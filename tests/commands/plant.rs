@@ -42,8 +42,15 @@ pub fn order(command: &str) -> Order<'_> {
 
 impl Plant {
     pub async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// With these settings beside the usual ones.
+    pub async fn with(settings: &[(&str, &str)]) -> Self {
         let servers = Servers::start().await;
-        let service = Service::ready(servers.path(), &servers.environment()).await;
+        let mut environment = servers.environment();
+        environment.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let service = Service::ready(servers.path(), &environment).await;
         let sql = servers.sql().await;
         Self { service, sql, servers }
     }
