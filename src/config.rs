@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::api::server::Config as ApiConfig;
 use crate::courier::discovery::Config as DiscoveryConfig;
+use crate::courier::session::Config as CourierConfig;
 use crate::courier::system::Config as SystemConfig;
 use crate::db::config::Config as DbConfig;
 use crate::db::partitions::Config as PartitionsConfig;
@@ -60,6 +61,8 @@ pub struct Config {
     pub presence: PresenceConfig,
     /// How long commands are kept.
     pub commands: CommandsConfig,
+    /// How much one device is listened to, beside its telemetry.
+    pub courier: CourierConfig,
     /// Who gets credentials for the asking.
     pub discovery: DiscoveryConfig,
     /// What the service says of itself.
@@ -111,6 +114,7 @@ impl Config {
         faults.extend(config.mqtt.faults());
         faults.extend(config.db.faults());
         faults.extend(config.ingest.faults());
+        faults.extend(config.courier.faults());
         faults.extend(config.api.faults());
         if config.partitions.days == 0 {
             faults.push("TELEMETRY_PARTITION_DAYS is 0; 1 or more is expected".to_owned());
@@ -134,6 +138,7 @@ impl<S: Source> Reader<'_, S> {
             ingest,
             presence,
             commands,
+            courier,
             discovery,
             system,
             api,
@@ -182,6 +187,8 @@ impl<S: Source> Reader<'_, S> {
 
         self.take_span("PRESENCE_TIMEOUT", &mut presence.timeout);
         self.take_span("COMMAND_RETENTION", &mut commands.retention);
+        self.take("COURIER_DEVICE_RATE", &mut courier.device_rate);
+        self.take("COURIER_DEVICE_BURST", &mut courier.device_burst);
         self.take_span("SYSTEM_TOPICS_EVERY", &mut system.every);
         self.take("DISCOVERY_POLICY", &mut discovery.policy);
         self.take("DISCOVERY_RATE", &mut discovery.rate_per_minute);

@@ -13,7 +13,7 @@ use iotflow::observe::metrics::Metrics;
 use nix::sys::signal::Signal;
 use rumqttc::v5::mqttbytes::v5::{ConnAckProperties, Packet, PubAck, PubComp, PubRec, PubRel};
 
-use support::fake_broker::{FakeBroker, Peer};
+use support::fake_broker::{FakeBroker, Peer, connack_properties};
 use support::person::{Person, login};
 use support::servers::{PASSWORD, SERVICE, Servers};
 use support::{PATIENCE, eventually};
@@ -196,26 +196,4 @@ async fn properties_and_retain_go_along() {
     assert_eq!(peer.next().await, Some(Packet::PubRel(PubRel::new(publish.pkid, None))));
     peer.send(Packet::PubComp(PubComp::new(publish.pkid, None))).await;
     assert_eq!(asked.await.expect("it ends"), Ok(Answer::Taken));
-}
-
-fn connack_properties() -> ConnAckProperties {
-    ConnAckProperties {
-        session_expiry_interval: None,
-        receive_max: None,
-        max_qos: None,
-        retain_available: None,
-        max_packet_size: None,
-        assigned_client_identifier: None,
-        topic_alias_max: None,
-        reason_string: None,
-        user_properties: Vec::new(),
-        wildcard_subscription_available: None,
-        subscription_identifiers_available: None,
-        shared_subscription_available: None,
-        server_keep_alive: None,
-        response_information: None,
-        server_reference: None,
-        authentication_method: None,
-        authentication_data: None,
-    }
 }

@@ -37,6 +37,7 @@ impl App {
             state,
         };
         let parts = session::Parts {
+            config: config.courier,
             mqtt: config.mqtt.clone(),
             db: config.db.clone(),
             tree,

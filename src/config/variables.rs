@@ -156,6 +156,16 @@ pub const VARIABLES: &[Variable] = &[
         "How long after they were given commands that have come to their end are kept; 0s keeps them for ever",
     ),
     variable(
+        "COURIER_DEVICE_RATE",
+        "100",
+        "Messages a second that one device may say beside its telemetry (answers, configurations, registrations); what is above is dropped and counted; 0 limits nothing",
+    ),
+    variable(
+        "COURIER_DEVICE_BURST",
+        "0",
+        "Messages that a device may say at once above that rate; 0 takes ten seconds' worth",
+    ),
+    variable(
         "DISCOVERY_POLICY",
         "approval",
         "Which devices that ask get credentials: off, open (all), approval (an operator decides) or preregistered (those announced)",

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::{Pool, PoolError};
+use deadpool_postgres::{Object, Pool, PoolError};
 use tokio_postgres::Error;
 
 use crate::db::error::describe;
-use crate::devices::commands::dispatch::{self, Dispatch, DispatchError};
+use crate::devices::commands::dispatch::{self, Dispatch, Lost, Taken};
 use crate::devices::commands::{cancel, fleet};
 use crate::devices::outbox::{self, Due, Message};
 use crate::observe::metrics::CourierMetrics;
@@ -25,8 +25,6 @@ pub(super) enum Trouble {
     Database(#[from] Error),
     #[error("the database: {0}")]
     Pool(#[from] PoolError),
-    #[error(transparent)]
-    Dispatch(#[from] DispatchError),
     #[error("the database did not answer within {0:?}")]
     Timeout(Duration),
 }
@@ -40,6 +38,8 @@ pub(super) struct Errand {
     pub(super) free: Vec<u16>,
     /// How many letters are wanted, beside those that are under way.
     pub(super) letters: usize,
+    /// How many letters and commands together.
+    pub(super) both: usize,
     pub(super) letters_under_way: Vec<i64>,
     /// What is due every second: what is past its time, and how far groups have come.
     pub(super) chores: bool,
@@ -48,7 +48,17 @@ pub(super) struct Errand {
 impl Errand {
     /// Whether there is nothing to go for.
     pub(super) fn is_idle(&self) -> bool {
-        self.news.is_empty() && self.incoming.is_empty() && self.free.is_empty() && self.letters == 0 && !self.chores
+        self.news.is_empty()
+            && self.news.free.is_empty()
+            && self.incoming.is_empty()
+            && self.free.is_empty()
+            && self.letters == 0
+            && !self.chores
+    }
+
+    /// How many letters there is room for beside so many commands.
+    pub(super) fn letters_beside(&self, commands: usize) -> usize {
+        self.letters.min(self.both.saturating_sub(commands))
     }
 }
 
@@ -72,7 +82,7 @@ pub(super) struct Desk {
 
 impl Desk {
     /// What has a packet at the broker, or may have.
-    pub(super) async fn under_way(&self) -> Result<Vec<Dispatch>, Trouble> {
+    pub(super) async fn under_way(&self) -> Result<Taken, Trouble> {
         self.in_time(async { Ok(dispatch::under_way(&**self.pool.get().await?).await?) })
             .await
     }
@@ -125,17 +135,50 @@ impl Desk {
             self.chores().await?;
         }
         let mut brought = Brought::default();
-        let client = self.pool.get().await?;
+        let mut client = self.pool.get().await?;
         if !errand.free.is_empty() {
             dispatch::hold(&**client, errand.free.len()).await?;
-            brought.commands = dispatch::take(&**client, &errand.free).await?;
+            let Taken { dispatches, lost } = dispatch::take(&**client, &errand.free).await?;
+            brought.commands = dispatches;
             let at_most_once = brought.commands.iter().filter(|command| command.packet_id.is_none()).count();
             self.metrics.came_into("sent", at_most_once as u64);
+            self.note_groups_at_most_once(&mut client, &mut brought.commands).await?;
+            self.give_up(&mut client, &lost).await?;
         }
-        if errand.letters > 0 {
-            brought.letters = outbox::due(&**client, &errand.letters_under_way, errand.letters).await?;
+        let letters = errand.letters_beside(brought.commands.len());
+        if letters > 0 {
+            brought.letters = outbox::due(&**client, &errand.letters_under_way, letters).await?;
         }
         Ok(brought)
+    }
+
+    /// To a group at QoS 0: sent, for its members as well, before it is published, since nobody will answer.
+    async fn note_groups_at_most_once(&self, client: &mut Object, commands: &mut [Dispatch]) -> Result<(), Trouble> {
+        let to_groups = |command: &&mut Dispatch| command.qos == 0 && command.packet_id.is_some();
+        let rows: Vec<i64> = commands.iter_mut().filter(to_groups).map(|command| command.seq).collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let transaction = client.transaction().await?;
+        let sent = dispatch::sent(&*transaction, &rows).await?;
+        dispatch::done(&*transaction, &rows).await?;
+        transaction.commit().await?;
+        commands.iter_mut().filter(to_groups).for_each(|command| command.packet_id = None);
+        self.metrics.came_into("sent", sent);
+        Ok(())
+    }
+
+    /// Ends what cannot be sent, which would be due for ever.
+    async fn give_up(&self, client: &mut Object, lost: &[Lost]) -> Result<(), Trouble> {
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let refusals: Vec<(i64, String)> = lost.iter().map(|lost| (lost.seq, lost.why.to_string())).collect();
+        let transaction = client.transaction().await?;
+        let failed = dispatch::refused(&*transaction, &refusals).await?;
+        transaction.commit().await?;
+        self.metrics.came_into("failed", failed);
+        Ok(())
     }
 
     async fn put_down(&self, news: &News) -> Result<(), Trouble> {

@@ -2,7 +2,7 @@
 
 use deadpool_postgres::Pool;
 use rumqttc::v5::mqttbytes::v5::Publish;
-use tokio_postgres::{Error, GenericClient};
+use tokio_postgres::Error;
 use tracing::warn;
 
 use crate::db::error::{Fault, describe};
@@ -12,7 +12,7 @@ use crate::devices::refused::{self, Refused};
 use crate::observe::metrics::CourierMetrics;
 use crate::protocol::channels::{self, Channel};
 use crate::protocol::command::Answer;
-use crate::protocol::id::DeviceId;
+use crate::protocol::id::{DeviceId, DeviceIdRef};
 use crate::protocol::reject::{Reason, Rejection};
 use crate::protocol::topic::TopicTree;
 
@@ -28,6 +28,8 @@ enum Told {
     Answer(Heard),
     Reported(DeviceId, Text, Option<i32>),
     Registration(DeviceId),
+    /// The device says more than it may. Nobody looks at what.
+    TooMuch,
 }
 
 /// A delivery of the broker's.
@@ -40,9 +42,10 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// Takes a delivery apart. What comes on a further channel gets its arm here, and in [`store`].
-    pub(super) fn new(tree: &TopicTree, publish: Publish) -> Self {
-        let told = told(tree, &publish);
+    /// Takes a delivery apart, unless it is `too_much` of its device. What comes on a further channel gets its arm here, and in
+    /// [`store`].
+    pub(super) fn new(tree: &TopicTree, publish: Publish, too_much: impl FnOnce(DeviceIdRef<'_>) -> bool) -> Self {
+        let told = told(tree, &publish, too_much);
         Self {
             packet_id: publish.pkid,
             publish,
@@ -51,10 +54,14 @@ impl Incoming {
     }
 }
 
-fn told(tree: &TopicTree, publish: &Publish) -> Result<Told, Rejection> {
+fn told(tree: &TopicTree, publish: &Publish, too_much: impl FnOnce(DeviceIdRef<'_>) -> bool) -> Result<Told, Rejection> {
     let unknown = |detail: String| Rejection::new(Reason::UnknownTopic, detail);
     let topic = std::str::from_utf8(&publish.topic).map_err(|_| unknown("the topic is not UTF-8".to_owned()))?;
     let parsed = channels::parse(tree, topic).map_err(|faults| unknown(faults.to_string()))?;
+    // What comes again was charged the first time.
+    if !publish.dup && parsed.device.as_ref().is_some_and(|device| too_much(device.borrowed())) {
+        return Ok(Told::TooMuch);
+    }
     let correlation = publish
         .properties
         .as_ref()
@@ -95,6 +102,7 @@ struct Tally {
     late: u64,
     repeated: u64,
     refused: u64,
+    rate_limited: u64,
 }
 
 /// Stores a batch; when this returns, all of it may be acked. Where the database refuses what one of them carries, that one becomes
@@ -121,6 +129,7 @@ pub(super) async fn store(pool: &Pool, metrics: &CourierMetrics, batch: &mut [In
                 sum.late += tally.late;
                 sum.repeated += tally.repeated;
                 sum.refused += tally.refused;
+                sum.rate_limited += tally.rate_limited;
             }
             sum
         }
@@ -133,6 +142,7 @@ pub(super) async fn store(pool: &Pool, metrics: &CourierMetrics, batch: &mut [In
     metrics.late.increment(tally.late);
     metrics.repeated.increment(tally.repeated);
     metrics.refused.increment(tally.refused);
+    metrics.rate_limited.increment(tally.rate_limited);
     Ok(())
 }
 
@@ -154,29 +164,41 @@ async fn together(pool: &Pool, batch: &[Incoming]) -> Result<Tally, Trouble> {
         answers::apply(&*transaction, &heard).await?
     };
     let mut fates = fates.into_iter();
+    let unknown = Rejection::new(Reason::UnknownCommand, "no command of this id was sent to this device");
+    let mut refusals: Vec<(&Incoming, &Rejection)> = Vec::new();
     for incoming in batch {
         match &incoming.told {
             Ok(Told::Answer(_)) => match fates.next() {
                 Some(Fate::Applied(state)) => tally.applied.push(state.as_str()),
                 Some(Fate::Late) => tally.late += 1,
                 Some(Fate::Repeated) => tally.repeated += 1,
-                Some(Fate::Unknown) | None => {
-                    let detail = "no command of this id was sent to this device";
-                    refuse(&*transaction, incoming, &Rejection::new(Reason::UnknownCommand, detail)).await?;
-                    tally.refused += 1;
-                }
+                Some(Fate::Unknown) | None => refusals.push((incoming, &unknown)),
             },
             Ok(Told::Reported(device, config, version)) => {
                 desired::note_reported(&*transaction, device.borrowed(), *version, config).await?;
             }
             // The clerk's; handed over when the batch is stored.
             Ok(Told::Registration(_)) => {}
-            Err(rejection) => {
-                refuse(&*transaction, incoming, rejection).await?;
-                tally.refused += 1;
-            }
+            Ok(Told::TooMuch) => tally.rate_limited += 1,
+            Err(rejection) => refusals.push((incoming, rejection)),
         }
     }
+    let topics: Vec<_> = refusals
+        .iter()
+        .map(|(incoming, _)| String::from_utf8_lossy(&incoming.publish.topic))
+        .collect();
+    let letters: Vec<Refused<'_>> = refusals
+        .iter()
+        .zip(&topics)
+        .map(|(&(incoming, rejection), topic)| Refused {
+            topic,
+            qos: incoming.publish.qos as u8,
+            payload: &incoming.publish.payload,
+            rejection,
+        })
+        .collect();
+    refused::keep(&*transaction, &letters).await?;
+    tally.refused = letters.len() as u64;
     transaction.commit().await?;
     Ok(tally)
 }
@@ -199,14 +221,4 @@ impl Incoming {
             _ => None,
         }
     }
-}
-
-async fn refuse(client: &impl GenericClient, incoming: &Incoming, rejection: &Rejection) -> Result<(), Error> {
-    let letter = Refused {
-        topic: &String::from_utf8_lossy(&incoming.publish.topic),
-        qos: incoming.publish.qos as u8,
-        payload: &incoming.publish.payload,
-        rejection,
-    };
-    refused::keep(client, &letter).await
 }

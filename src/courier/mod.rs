@@ -23,6 +23,8 @@ pub mod system;
 
 pub mod session;
 
+mod round;
+
 mod talk;
 
 mod incoming;

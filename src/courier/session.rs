@@ -3,16 +3,15 @@
 //! ```text
 //! what is under way, from the database ─► CONNECT ─► session there: PUBLISH again (DUP) or PUBREL again, in order
 //!                                                └─► session gone: its packets are forgotten, what was not sent is due again
-//! round: packets in ─► one visit to the database ─► PUBRELs, acks, PUBLISHes out
+//! then one round after the other, until the connection or the lease is lost
 //! ```
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{Filter, Packet, RetainForwardRule, SubAck, SubscribeReasonCode};
+use rumqttc::v5::mqttbytes::v5::{Filter, RetainForwardRule, SubscribeReasonCode};
 use tokio::sync::{mpsc, watch};
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -20,8 +19,8 @@ use crate::db::config::Config as DbConfig;
 use crate::db::lease::Lease;
 use crate::db::listen::listen;
 use crate::db::pool::{self, PoolError};
-use crate::devices::commands::dispatch::Dispatch;
-use crate::devices::outbox::Due;
+use crate::devices::commands::dispatch::Taken;
+use crate::ingest::rate::Rates;
 use crate::lifecycle::backoff::Backoff;
 use crate::lifecycle::readiness::Latch;
 use crate::mqtt::config::Config as MqttConfig;
@@ -30,35 +29,67 @@ use crate::mqtt::publish::Limits;
 use crate::observe::metrics::{ConnectionMetrics, Metrics};
 use crate::protocol::topic::TopicTree;
 
-use super::desk::{Desk, Errand, Trouble};
+use super::desk::{Desk, Trouble};
 use super::discovery::Inbox;
-use super::incoming::{CHANNELS, Incoming};
-use super::talk::{News, Talk};
-use super::wire;
+use super::incoming::CHANNELS;
+use super::round::Round;
 
 /// Where the database says that something is to be sent.
 const CHANNEL: &str = "courier";
 /// The name in logs and metrics.
 pub const NAME: &str = "courier";
-/// The most commands that one visit takes: a few milliseconds of the database's time.
-const BATCH: usize = 500;
-/// Deliveries of devices' words under way to us: one visit's worth.
+/// Deliveries of devices' words under way to us: two visits' worth.
 const RECEIVE_MAXIMUM: u16 = 1_000;
-/// How often is looked by itself, and chores are done.
-const TICK: Duration = Duration::from_secs(1);
-/// How many ticks lie between two looks at whether the database knows of packets that nobody here does.
-const STRAYS_EVERY: u32 = 5;
-/// The longest wait for a SUBACK.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Waits between attempts, and how long a connection holds that was a good one.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 const SETTLED_AFTER: Duration = Duration::from_secs(10);
 /// Connections of its own, so that no command waits behind the pipeline.
 pub const CONNECTIONS: usize = 2;
 
+/// How much one device is listened to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// Messages a second that a device may say beside its telemetry: answers, configurations, registrations. 0 for as many as it likes.
+    pub device_rate: u32,
+    /// Messages that it may say at once above that; 0 for ten seconds' worth.
+    pub device_burst: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            // A device that tells of its progress ten times a second is far below, one that floods costs a few milliseconds a second.
+            device_rate: 100,
+            device_burst: 0,
+        }
+    }
+}
+
+impl Config {
+    /// What is wrong with these values, each with the variable that sets it.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        for (name, value, most) in [
+            ("COURIER_DEVICE_RATE", self.device_rate, 10_000),
+            ("COURIER_DEVICE_BURST", self.device_burst, 1_000_000),
+        ] {
+            if value > most {
+                faults.push(format!("{name} is {value}; 0 to {most} is expected"));
+            }
+        }
+        if self.device_burst > 0 && self.device_rate == 0 {
+            faults.push("COURIER_DEVICE_BURST is set with COURIER_DEVICE_RATE=0, so nothing is limited".to_owned());
+        }
+        faults
+    }
+}
+
 /// What the courier needs of the rest of the service.
 #[derive(Debug)]
 pub struct Parts {
+    /// How much one device is listened to.
+    pub config: Config,
     /// How to reach the broker.
     pub mqtt: MqttConfig,
     /// How to reach the database.
@@ -87,23 +118,26 @@ pub fn client_id(group: &str) -> String {
 #[derive(Debug)]
 pub struct Courier {
     client_id: String,
+    config: Config,
     mqtt: MqttConfig,
     db: DbConfig,
-    desk: Desk,
-    lease: watch::Receiver<Lease>,
-    latch: Latch,
-    metrics: ConnectionMetrics,
-    stop: CancellationToken,
+    pub(super) desk: Desk,
+    pub(super) lease: watch::Receiver<Lease>,
+    pub(super) latch: Latch,
+    pub(super) metrics: ConnectionMetrics,
+    pub(super) stop: CancellationToken,
 }
 
+/// How a connection came to its end.
 #[derive(Debug)]
-enum End {
+pub(super) enum End {
     Stopped,
     LeaseLost,
 }
 
+/// Why a connection ended that should not have.
 #[derive(Debug, thiserror::Error)]
-enum Broken {
+pub(super) enum Broken {
     #[error(transparent)]
     Connection(#[from] ConnectionError),
     #[error(transparent)]
@@ -124,6 +158,7 @@ impl Courier {
     pub fn new(group: &str, parts: Parts) -> Result<Self, PoolError> {
         Ok(Self {
             client_id: client_id(group),
+            config: parts.config,
             mqtt: MqttConfig {
                 receive_maximum: RECEIVE_MAXIMUM,
                 clean_start: false,
@@ -157,6 +192,7 @@ impl Courier {
 
     async fn work(&mut self, words: &mut mpsc::Receiver<()>) {
         let mut patience = Backoff::new(BACKOFF.0, BACKOFF.1);
+        let mut rates = Rates::of_each(self.desk.tree.clone(), self.config.device_rate, self.config.device_burst);
         loop {
             self.metrics.leased.set(0.0);
             if !self.await_lease().await {
@@ -166,7 +202,7 @@ impl Courier {
             self.metrics.leased.set(1.0);
             let begun = Instant::now();
             let ended = tokio::select! {
-                ended = self.session(words) => ended,
+                ended = self.session(words, rates.as_mut()) => ended,
                 () = until_elsewhere(self.lease.clone()) => Ok(End::LeaseLost),
             };
             self.metrics.connected.set(0.0);
@@ -216,7 +252,7 @@ impl Courier {
         }
     }
 
-    async fn session(&self, words: &mut mpsc::Receiver<()>) -> Result<End, Broken> {
+    async fn session(&self, words: &mut mpsc::Receiver<()>, mut rates: Option<&mut Rates>) -> Result<End, Broken> {
         // First, for without the database there is nothing to say, and nothing could be acked.
         let mut under_way = self.desk.under_way().await?;
         let opened = tokio::select! {
@@ -229,7 +265,7 @@ impl Courier {
             connection = NAME,
             client_id = self.client_id,
             resumed = connack.session_present,
-            under_way = under_way.len(),
+            under_way = under_way.dispatches.len(),
             "connected"
         );
         if connack.session_present {
@@ -239,21 +275,13 @@ impl Courier {
             // What the broker had not said that it has is due again. What it had said stays as sent, although a broker that passes
             // it on at the PUBREL (Mosquitto) may not have: to send it again might do it twice, and that is worse.
             self.desk.forget_packets().await?;
-            under_way.clear();
+            under_way = Taken::default();
         }
         connection.subscribe(CHANNELS.iter().map(|channel| filter(&channel.filter(&self.desk.tree))).collect())?;
-        let mut round = Round {
-            courier: self,
-            talk: Talk::new(limits.receive_maximum),
-            max_qos: limits.max_qos,
-            news: News::default(),
-            incoming: Vec::new(),
-            subscribed: None,
-            look: true,
-            cramped: false,
-            chores: true,
-            ticks: 0,
-        };
+        if let Some(rates) = &mut rates {
+            rates.begin(connack.session_present, Instant::now());
+        }
+        let mut round = Round::new(self, &limits, rates);
         round.resume(&mut connection, &under_way);
         round.serve(connection, words).await
     }
@@ -271,204 +299,4 @@ fn filter(path: &str) -> Filter {
     let mut filter = Filter::new(path, QoS::AtLeastOnce);
     filter.retain_forward_rule = RetainForwardRule::Never;
     filter
-}
-
-/// What one connection lives through.
-struct Round<'a> {
-    courier: &'a Courier,
-    talk: Talk,
-    max_qos: u8,
-    news: News,
-    incoming: Vec<Incoming>,
-    subscribed: Option<Instant>,
-    /// There may be something to send.
-    look: bool,
-    /// There was no room for more when it was last looked.
-    cramped: bool,
-    chores: bool,
-    ticks: u32,
-}
-
-impl Round<'_> {
-    /// Goes on with each packet where it stands, in order.
-    fn resume(&mut self, connection: &mut Connection, under_way: &[Dispatch]) {
-        for dispatch in under_way {
-            let Some(packet_id) = dispatch.packet_id else { continue };
-            self.talk.begin_command(packet_id, dispatch.seq);
-            if dispatch.sent {
-                connection.release(packet_id);
-            } else {
-                self.publish(connection, dispatch, packet_id, true);
-            }
-        }
-    }
-
-    async fn serve(&mut self, mut connection: Connection, words: &mut mpsc::Receiver<()>) -> Result<End, Broken> {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let begun = Instant::now();
-        let stop = &self.courier.stop;
-        loop {
-            while let Some(packet) = connection.next_packet()? {
-                self.hear(packet)?;
-            }
-            let stopping = stop.is_cancelled();
-            let errand = self.errand(stopping);
-            if !errand.is_idle() {
-                self.go(&mut connection, errand).await?;
-                // However much there is to send, what the broker says is heard in between.
-                tokio::select! {
-                    biased;
-                    turned = connection.turn(true) => turned?,
-                    () = std::future::ready(()) => {}
-                }
-                continue;
-            }
-            if stopping {
-                connection.disconnect(false).await?;
-                return Ok(End::Stopped);
-            }
-            tokio::select! {
-                biased;
-                turned = connection.turn(true) => turned?,
-                Some(()) = words.recv() => self.look = true,
-                _ = tick.tick() => {
-                    (self.look, self.chores) = (true, true);
-                    self.ticks += 1;
-                    if self.subscribed.is_none() && begun.elapsed() > ANSWER_WITHIN {
-                        return Err(Broken::NoAnswer);
-                    }
-                    if self.ticks.is_multiple_of(STRAYS_EVERY) {
-                        self.look_for_strays().await?;
-                    }
-                }
-                () = stop.cancelled() => {}
-            }
-        }
-    }
-
-    fn hear(&mut self, packet: Packet) -> Result<(), Broken> {
-        match packet {
-            Packet::Publish(publish) => self.incoming.push(Incoming::new(&self.courier.desk.tree, publish)),
-            Packet::SubAck(ack) => self.note_subscribed(&ack)?,
-            packet => drop(self.talk.hear(&packet, &mut self.news)),
-        }
-        Ok(())
-    }
-
-    fn note_subscribed(&mut self, ack: &SubAck) -> Result<(), Broken> {
-        let refused = |code: &&SubscribeReasonCode| !matches!(code, SubscribeReasonCode::Success(_));
-        if let Some(code) = ack.return_codes.iter().find(refused) {
-            return Err(Broken::Refused(*code));
-        }
-        self.subscribed = Some(Instant::now());
-        self.courier.metrics.connected.set(1.0);
-        self.courier.latch.ready("subscribed");
-        Ok(())
-    }
-
-    /// What the next visit to the database is for. Nothing new is begun while the lease may be another's.
-    fn errand(&mut self, stopping: bool) -> Errand {
-        let mut errand = Errand {
-            news: std::mem::take(&mut self.news),
-            incoming: std::mem::take(&mut self.incoming),
-            ..Errand::default()
-        };
-        let certain = self.courier.lease.borrow().is_certain();
-        if stopping || !certain {
-            return errand;
-        }
-        errand.chores = std::mem::take(&mut self.chores);
-        if self.look {
-            let room = self.talk.room_for_commands().min(BATCH);
-            (self.look, self.cramped) = (false, room == 0);
-            errand.free = self.talk.free_ids(room);
-            errand.letters = self.talk.room_for_letters(room);
-            errand.letters_under_way = self.talk.letters();
-        }
-        // A letter that chores put in, or a command that waits for the room that there will be after this visit.
-        self.look |= errand.chores || (self.cramped && !errand.news.free.is_empty());
-        errand
-    }
-
-    /// One visit to the database, while the connection is kept alive, and then the packets that follow from it.
-    async fn go(&mut self, connection: &mut Connection, mut errand: Errand) -> Result<(), Broken> {
-        let desk = self.courier.desk.clone();
-        let brought = {
-            let visit = desk.visit(&mut errand);
-            tokio::pin!(visit);
-            loop {
-                tokio::select! {
-                    biased;
-                    brought = &mut visit => break brought?,
-                    turned = connection.turn(false) => turned?,
-                }
-            }
-        };
-        for packet_id in errand.news.sent.iter().filter_map(|(_, packet_id)| *packet_id) {
-            connection.release(packet_id);
-        }
-        self.talk.end(&errand.news.free);
-        for incoming in errand.incoming.iter().filter(|incoming| incoming.packet_id > 0) {
-            connection.ack(incoming.packet_id);
-        }
-        // As many as were asked for: there may be more.
-        self.look |= !errand.free.is_empty() && brought.commands.len() == errand.free.len();
-        self.look |= errand.letters > 0 && brought.letters.len() == errand.letters;
-        for dispatch in &brought.commands {
-            if let Some(packet_id) = dispatch.packet_id {
-                self.talk.begin_command(packet_id, dispatch.seq);
-            }
-            self.publish(connection, dispatch, dispatch.packet_id.unwrap_or(0), false);
-        }
-        for due in &brought.letters {
-            self.post(connection, due);
-        }
-        Ok(())
-    }
-
-    fn publish(&mut self, connection: &mut Connection, dispatch: &Dispatch, packet_id: u16, again: bool) {
-        let message = wire::command(&self.courier.desk.tree, dispatch, self.max_qos);
-        let at_most_once = message.qos == QoS::AtMostOnce;
-        let wire_id = if at_most_once { 0 } else { packet_id };
-        let published = connection.publish_as(&message, wire_id, again && !at_most_once);
-        match published {
-            Err(error) => {
-                self.news.refused.push((dispatch.seq, error.to_string()));
-                self.news.free.push(packet_id);
-            }
-            // A broker that takes no higher QoS answers nothing.
-            Ok(()) if at_most_once && packet_id > 0 => {
-                self.news.sent.push((dispatch.seq, None));
-                self.news.done.push(dispatch.seq);
-                self.news.free.push(packet_id);
-            }
-            Ok(()) => {}
-        }
-    }
-
-    fn post(&mut self, connection: &mut Connection, due: &Due) {
-        let message = wire::letter(due, self.max_qos);
-        let packet_id = self.talk.begin_letter(due.id);
-        let at_most_once = message.qos == QoS::AtMostOnce;
-        let published = connection.publish_as(&message, if at_most_once { 0 } else { packet_id }, false);
-        if let Err(error) = &published {
-            error!(%error, letter = due.id, "a publish of the outbox cannot be sent; it is given up");
-            self.news.letters_refused += 1;
-        }
-        if at_most_once || published.is_err() {
-            self.news.gone.push(due.id);
-            self.news.free.push(packet_id);
-        }
-    }
-
-    /// A packet that the database knows of and nobody here does was begun by one who was frozen and came back: only a new session
-    /// can go on with it.
-    async fn look_for_strays(&self) -> Result<(), Broken> {
-        let known = self.courier.desk.packet_ids().await?;
-        match known.into_iter().find(|id| !self.talk.knows(*id)) {
-            Some(stray) => Err(Broken::Stray(stray)),
-            None => Ok(()),
-        }
-    }
 }

@@ -3,8 +3,8 @@
 //! Id 1 is for SUBSCRIBE, those up to the middle are for commands and stand in the database, those above it for letters and
 //! live as long as the connection. So no two conversations ever meet under one id.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 
 use rumqttc::v5::mqttbytes::v5::Packet;
@@ -18,6 +18,10 @@ const LETTERS: RangeInclusive<u16> = 0x8000..=0xffff;
 const MOST_COMMANDS: usize = 2_000;
 /// The most letters under way.
 const MOST_LETTERS: usize = 200;
+/// However many letters there are, this part of the window stays free for commands.
+const COMMANDS_SHARE: usize = 2;
+/// And this for letters, however many commands. Letters are rare, and never urgent.
+const LETTERS_SHARE: usize = 8;
 
 /// What the broker said of what was published, gathered for one visit to the database.
 #[derive(Debug, Default)]
@@ -34,6 +38,8 @@ pub(super) struct News {
     pub(super) gone: Vec<i64>,
     /// And so many of them it refused.
     pub(super) letters_refused: u64,
+    /// These packets are under way at the broker, and nobody here knows of what.
+    pub(super) foreign: Vec<u16>,
     /// Packets that are free once the database knows of the above.
     pub(super) free: Vec<u16>,
 }
@@ -44,14 +50,35 @@ impl News {
     }
 }
 
+/// How many more may be published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Room {
+    pub(super) commands: usize,
+    pub(super) letters: usize,
+    /// Of both together.
+    pub(super) both: usize,
+}
+
+/// About one command.
+#[derive(Debug, Clone, Copy)]
+struct Conversation {
+    seq: i64,
+    /// It was begun by a connection before, so the broker may know it.
+    again: bool,
+}
+
 /// The conversations.
 #[derive(Debug)]
 pub(super) struct Talk {
-    commands: HashMap<u16, i64>,
+    commands: HashMap<u16, Conversation>,
+    /// Conversations that others began, and that are being brought to their end.
+    foreign: HashSet<u16>,
     letters: HashMap<u16, i64>,
     next_command: u16,
     next_letter: u16,
     window: usize,
+    /// A window of one cannot be shared: commands and letters take turns.
+    letters_turn: bool,
 }
 
 impl Talk {
@@ -59,23 +86,39 @@ impl Talk {
     pub(super) fn new(receive_maximum: u16) -> Self {
         Self {
             commands: HashMap::new(),
+            foreign: HashSet::new(),
             letters: HashMap::new(),
             next_command: *COMMANDS.start(),
             next_letter: *LETTERS.start(),
             window: usize::from(receive_maximum),
+            letters_turn: false,
         }
     }
 
-    /// How many more commands may be published.
-    pub(super) fn room_for_commands(&self) -> usize {
-        let free = self.window.saturating_sub(self.commands.len() + self.letters.len());
-        free.min(MOST_COMMANDS.saturating_sub(self.commands.len()))
+    /// What there is room for. Each side has a share that the other leaves free, and whoever is there first has the rest; so a
+    /// flood of the one never stops the other. To be asked when something is then published: with a window of one the turn passes.
+    pub(super) fn room(&mut self) -> Room {
+        let (commands, letters) = (self.commands.len(), self.letters.len());
+        let both = self.window.saturating_sub(commands + letters + self.foreign.len());
+        let letters_share = if !self.takes_turns() {
+            (self.window / LETTERS_SHARE).clamp(1, MOST_LETTERS)
+        } else {
+            let share = usize::from(self.letters_turn);
+            self.letters_turn ^= both > 0;
+            share
+        };
+        let most_commands = MOST_COMMANDS.min(self.window - letters_share);
+        let most_letters = MOST_LETTERS.min(self.window - self.window / COMMANDS_SHARE);
+        Room {
+            commands: both.min(most_commands.saturating_sub(commands)),
+            letters: both.min(most_letters.saturating_sub(letters)),
+            both,
+        }
     }
 
-    /// How many more letters may be, after so many commands.
-    pub(super) fn room_for_letters(&self, commands: usize) -> usize {
-        let free = self.window.saturating_sub(self.commands.len() + self.letters.len() + commands);
-        free.min(MOST_LETTERS.saturating_sub(self.letters.len()))
+    /// Whether commands and letters take turns.
+    pub(super) fn takes_turns(&self) -> bool {
+        self.window == 1
     }
 
     /// So many packet ids that are in no conversation.
@@ -84,15 +127,21 @@ impl Talk {
         while ids.len() < count {
             let id = self.next_command;
             self.next_command = if id == *COMMANDS.end() { *COMMANDS.start() } else { id + 1 };
-            if !self.commands.contains_key(&id) {
+            if !self.commands.contains_key(&id) && !self.foreign.contains(&id) {
                 ids.push(id);
             }
         }
         ids
     }
 
-    pub(super) fn begin_command(&mut self, packet_id: u16, seq: i64) {
-        self.commands.insert(packet_id, seq);
+    pub(super) fn begin_command(&mut self, packet_id: u16, seq: i64, again: bool) {
+        self.commands.insert(packet_id, Conversation { seq, again });
+    }
+
+    /// This packet is somebody else's: it is kept clear of until the broker says that it is free.
+    pub(super) fn leave_to_others(&mut self, packet_id: u16) {
+        self.commands.remove(&packet_id);
+        self.foreign.insert(packet_id);
     }
 
     pub(super) fn begin_letter(&mut self, id: i64) -> u16 {
@@ -120,6 +169,7 @@ impl Talk {
     pub(super) fn end(&mut self, packet_ids: &[u16]) {
         for id in packet_ids {
             self.commands.remove(id);
+            self.foreign.remove(id);
             self.letters.remove(id);
         }
     }
@@ -130,8 +180,10 @@ impl Talk {
             Packet::PubRec(rec) => self.received(rec.pkid, rec.reason.into(), true, news),
             Packet::PubAck(ack) => self.received(ack.pkid, ack.reason.into(), false, news),
             Packet::PubComp(comp) => {
-                if let Some(seq) = self.commands.get(&comp.pkid) {
-                    news.done.push(*seq);
+                if let Some(conversation) = self.commands.get(&comp.pkid) {
+                    news.done.push(conversation.seq);
+                    news.free.push(comp.pkid);
+                } else if self.foreign.contains(&comp.pkid) {
                     news.free.push(comp.pkid);
                 }
             }
@@ -150,13 +202,21 @@ impl Talk {
             news.free.push(packet_id);
             return;
         }
-        let Some(seq) = self.commands.get(&packet_id).copied() else {
+        let Some(Conversation { seq, again }) = self.commands.get(&packet_id).copied() else {
             return;
         };
-        let postponed = reason == ReasonCode::PACKET_ID_IN_USE || (!exactly_once && reason == ReasonCode::NO_MATCHING_SUBSCRIBERS);
-        if postponed {
+        let in_use = reason == ReasonCode::PACKET_ID_IN_USE;
+        // A broker may say so where others say success: it has had this one from the connection before.
+        let had = in_use && again && exactly_once;
+        if in_use && !had {
+            // The row of what is under way there was deleted meanwhile. Its conversation would take up the broker's window for ever.
             news.postponed.push(seq);
-        } else if reason.is_refusal() {
+            news.foreign.push(packet_id);
+            return;
+        }
+        if !exactly_once && reason == ReasonCode::NO_MATCHING_SUBSCRIBERS {
+            news.postponed.push(seq);
+        } else if reason.is_refusal() && !had {
             news.refused.push((seq, format!("the broker refused it: {reason}")));
         } else {
             // At QoS 2 Mosquitto says success whether or not anybody is there.
@@ -185,7 +245,7 @@ mod tests {
     #[test]
     fn a_conversation_at_qos_2_takes_two_steps() {
         let mut talk = Talk::new(10);
-        talk.begin_command(2, 70);
+        talk.begin_command(2, 70, false);
         let news = heard(&talk, Packet::PubRec(PubRec::new(2, None)));
         assert_eq!((news.sent, news.free), (vec![(70, Some(2))], vec![]));
         let news = heard(&talk, Packet::PubComp(PubComp::new(2, None)));
@@ -196,13 +256,22 @@ mod tests {
     #[test]
     fn a_refusal_ends_it_and_an_empty_room_puts_it_off() {
         let mut talk = Talk::new(10);
-        talk.begin_command(2, 70);
+        talk.begin_command(2, 70, false);
         let mut rec = PubRec::new(2, None);
         rec.reason = PubRecReason::NotAuthorized;
         let news = heard(&talk, Packet::PubRec(rec.clone()));
         assert_eq!(news.refused, [(70, "the broker refused it: 0x87 (not authorized)".to_owned())]);
         rec.reason = PubRecReason::PacketIdentifierInUse;
-        assert_eq!(heard(&talk, Packet::PubRec(rec)).postponed, [70]);
+        let news = heard(&talk, Packet::PubRec(rec.clone()));
+        assert_eq!((news.postponed, news.foreign, news.free), (vec![70], vec![2], vec![]));
+        let mut resumed = Talk::new(10);
+        resumed.begin_command(2, 70, true);
+        let news = heard(&resumed, Packet::PubRec(rec));
+        assert_eq!(
+            (news.sent, news.postponed),
+            (vec![(70, Some(2))], vec![]),
+            "the broker has it already"
+        );
         let mut ack = PubAck::new(2, None);
         ack.reason = PubAckReason::NoMatchingSubscribers;
         let news = heard(&talk, Packet::PubAck(ack));
@@ -210,19 +279,76 @@ mod tests {
     }
 
     #[test]
+    fn a_packet_of_others_is_kept_clear_of_until_the_broker_is_done_with_it() {
+        let mut talk = Talk::new(5);
+        talk.begin_command(2, 70, false);
+        talk.leave_to_others(2);
+        assert_eq!((talk.room().both, talk.free_ids(1), talk.knows(2)), (4, vec![3], false));
+        let news = heard(&talk, Packet::PubComp(PubComp::new(2, None)));
+        assert!(news.is_empty() && news.free == [2], "no row has to do with it");
+        talk.end(&news.free);
+        assert_eq!(talk.room().both, 5);
+    }
+
+    #[test]
     fn ids_in_use_are_passed_over_and_the_window_holds() {
         let mut talk = Talk::new(5);
         for id in [2, 4] {
-            talk.begin_command(id, 1);
+            talk.begin_command(id, 1, false);
         }
         assert_eq!(talk.free_ids(3), [3, 5, 6]);
-        assert_eq!((talk.room_for_commands(), talk.room_for_letters(1)), (3, 2));
+        assert_eq!(talk.room().both, 3);
         let letter = talk.begin_letter(9);
         assert_eq!((letter, talk.letters()), (0x8000, vec![9]));
-        assert_eq!(talk.room_for_commands(), 2);
+        assert_eq!(talk.room().both, 2);
         talk.end(&[letter, 2]);
         assert!(!talk.knows(2) && talk.knows(4));
         talk.next_command = 0x7fff;
         assert_eq!(talk.free_ids(2), [0x7fff, 2], "and round again");
+    }
+
+    #[test]
+    fn neither_commands_nor_letters_take_the_whole_window() {
+        let begin = |talk: &mut Talk, commands: usize, letters: usize| {
+            for id in talk.free_ids(commands) {
+                talk.begin_command(id, 1, false);
+            }
+            (0..letters).for_each(|id| drop(talk.begin_letter(id as i64)));
+        };
+        for window in 2..=u16::MAX {
+            let (mut full, mut flooded) = (Talk::new(window), Talk::new(window));
+            let room = full.room();
+            begin(&mut full, room.commands, 0);
+            assert!(full.room().letters > 0, "{window}: {room:?}");
+            begin(&mut flooded, 0, room.letters);
+            assert!(flooded.room().commands > 0, "{window}: {room:?}");
+            let rest = full.room();
+            assert!(rest.commands == 0 && rest.both <= usize::from(window));
+            if window > 4_000 {
+                assert_eq!((room.commands, room.letters), (MOST_COMMANDS, MOST_LETTERS), "as many as ever");
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn a_window_of_one_goes_back_and_forth() {
+        let mut talk = Talk::new(1);
+        for _ in 0..3 {
+            let room = talk.room();
+            assert_eq!(
+                (room.commands, room.letters, room.both),
+                (1, 1, 1),
+                "the commands' turn; else a letter's"
+            );
+            talk.begin_command(2, 70, false);
+            // However often it is asked meanwhile.
+            for _ in 0..3 {
+                assert_eq!(talk.room().both, 0);
+            }
+            talk.end(&[2]);
+            let room = talk.room();
+            assert_eq!((room.commands, room.letters, room.both), (0, 1, 1), "the letters' turn");
+        }
     }
 }

@@ -6,9 +6,6 @@ use crate::observe::secret::Secret;
 use crate::protocol::payload::TimeWindow;
 use crate::protocol::topic::TopicTree;
 
-/// A device that was away for so long, and sends what it gathered at its usual rate, is within its burst.
-const DEFAULT_BURST_SECONDS: u32 = 10;
-
 /// The pipeline's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -86,16 +83,6 @@ impl Config {
     #[must_use]
     pub fn share(&self) -> &str {
         self.share_name.as_ref().map_or(&self.group, Secret::reveal)
-    }
-
-    /// Messages that a device may send at once above its rate.
-    #[must_use]
-    pub fn device_burst(&self) -> u32 {
-        if self.device_burst == 0 {
-            self.device_rate.saturating_mul(DEFAULT_BURST_SECONDS)
-        } else {
-            self.device_burst
-        }
     }
 
     /// What is wrong with these values, each with the variable that sets it.

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use foldhash::fast::FixedState;
 
-use crate::protocol::id::DeviceId;
+use crate::protocol::id::{DeviceId, DeviceIdRef};
 use crate::protocol::topic::{BadBaseTopic, TopicTree};
 
 use super::config::Config;
@@ -28,6 +28,8 @@ use super::config::Config;
 /// How long the broker may have been without us when a process takes a session over; what it kept is not dated. Longer than a
 /// restart takes, and no more than that, for it is also what each device may send at once after it.
 const UNKNOWN_ABSENCE: Duration = Duration::from_secs(600);
+/// A device that was away for so long, and sends what it gathered at its usual rate, is within its burst.
+const DEFAULT_BURST_SECONDS: u32 = 10;
 /// A token, in the millionths of one that a rate of one a second brings each microsecond.
 const TOKEN: u64 = 1_000_000;
 /// Buckets that are kept before it is looked which of them are full: some 12 MB of them.
@@ -69,18 +71,30 @@ impl Rates {
     /// [`BadBaseTopic`].
     pub fn new(config: &Config) -> Result<Option<Self>, BadBaseTopic> {
         let tree = TopicTree::new(&config.base_topic)?;
+        Ok(Self::of_each(tree, config.device_rate, config.device_burst))
+    }
+
+    /// For each device below `tree` so many messages a second, and a burst at once: ten seconds' worth where it is 0. `None`
+    /// where the rate is 0, which limits nothing.
+    #[must_use]
+    pub fn of_each(tree: TopicTree, rate: u32, burst: u32) -> Option<Self> {
+        let burst = if burst == 0 {
+            rate.saturating_mul(DEFAULT_BURST_SECONDS)
+        } else {
+            burst
+        };
         let now = Instant::now();
-        Ok((config.device_rate > 0).then(|| Self {
+        (rate > 0).then(|| Self {
             tree,
-            rate: u64::from(config.device_rate),
-            burst: u64::from(config.device_burst()) * TOKEN,
+            rate: u64::from(rate),
+            burst: u64::from(burst) * TOKEN,
             buckets: HashMap::default(),
             sweep_at: FIRST_SWEEP,
             stream: Stream::new(now),
             count: 1,
             counted_at: now,
             limited: 0,
-        }))
+        })
     }
 
     /// A connection begins; `resumed` is what the CONNACK says of the session.
@@ -100,7 +114,13 @@ impl Rates {
     /// Charges a message, received `now`, to its device. Returns whether it is above the rate, and then charges nothing. What
     /// names no device is charged to nobody: it ends as a dead letter anyhow.
     pub fn is_exceeded_by(&mut self, topic: &[u8], now: Instant) -> bool {
-        let Some(device) = self.tree.device(topic) else { return false };
+        self.tree
+            .device(topic)
+            .is_some_and(|device| self.is_exceeded_by_device(device, now))
+    }
+
+    /// The same, where it is known already whose message it is.
+    pub fn is_exceeded_by_device(&mut self, device: DeviceIdRef<'_>, now: Instant) -> bool {
         let (now, full) = (self.stream.micros(now) * self.rate, self.stream.floor * self.rate);
         let new = Bucket {
             full_at: full,

@@ -101,7 +101,7 @@ families! {
     ACCESS_PENDING: Kind::Gauge, "iotflow_access_pending_changes", Count, "Changes of who may do what that the broker was not proven to obey yet";
 
     COMMANDS: Kind::Counter, "iotflow_courier_deliveries_total", Count, "Deliveries of commands by the state they came into (sent, delivered, accepted, progress, completed, failed, expired)";
-    COURIER_ANSWERS: Kind::Counter, "iotflow_courier_answers_total", Count, "Answers of devices by what became of them (applied, late, repeated, refused)";
+    COURIER_ANSWERS: Kind::Counter, "iotflow_courier_answers_total", Count, "Answers of devices by what became of them (applied, late, repeated, refused, rate_limited: above COURIER_DEVICE_RATE)";
     COURIER_QUEUE_DEPTH: Kind::Gauge, "iotflow_courier_queue_depth", Count, "Deliveries that wait, by what for (turn, device)";
     COURIER_LETTERS: Kind::Counter, "iotflow_courier_letters_total", Count, "Publishes of the outbox by what became of them (taken, refused)";
 
@@ -202,6 +202,8 @@ pub struct CourierMetrics {
     pub repeated: Counter,
     /// Answers that became dead letters.
     pub refused: Counter,
+    /// Answers that were dropped, for their device said more than it may.
+    pub rate_limited: Counter,
     /// Deliveries that wait for their turn.
     pub waiting_turn: Gauge,
     /// Deliveries that wait for their device.
@@ -388,6 +390,7 @@ impl Metrics {
             late: answers("late"),
             repeated: answers("repeated"),
             refused: answers("refused"),
+            rate_limited: answers("rate_limited"),
             waiting_turn: depth("turn"),
             waiting_device: depth("device"),
             letters_taken: letters("taken"),

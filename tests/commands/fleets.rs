@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use iotflow::devices::commands::state::State;
 use iotflow::devices::commands::{cancel, dispatch, read};
-use iotflow::operations::{commands, devices};
+use iotflow::operations::commands::{self, Order};
+use iotflow::operations::devices;
 use iotflow::protocol::id::DeviceIdRef;
 use iotflow::protocol::topic::TopicTree;
 use serde_json::Value;
 
 use crate::base::Base;
 use crate::device::{Device, json};
-use crate::plant::{Plant, ada, group};
+use crate::plant::{Plant, ada, group, order};
 use crate::support::eventually;
 use crate::support::judge::number;
 
@@ -78,7 +79,7 @@ async fn what_is_left_of_a_command_that_was_sent_to_some_comes_to_its_end() {
         .expect("they are new");
     let id = base.ring().await;
     let taken = dispatch::take(&base.sql, &[1]).await.expect("it is due");
-    dispatch::sent(&base.sql, &[taken[0].seq]).await.expect("it is there");
+    dispatch::sent(&base.sql, &[taken.dispatches[0].seq]).await.expect("it is there");
     // a gets a copy some time, b and c have it.
     assert_eq!(commands::cancel(&mut base.sql, &ada(), &id).await.expect("a has not"), 1);
     let tree = TopicTree::new("iotflow").expect("a base topic");
@@ -101,6 +102,28 @@ async fn what_is_left_of_a_command_that_was_sent_to_some_comes_to_its_end() {
         .expect("it is there")
         .counts;
     assert!(counts.is_done() && counts.expired == 1, "{counts:?}");
+}
+
+#[tokio::test]
+async fn at_qos_0_it_is_sent_to_all_and_who_was_away_gets_a_copy() {
+    let mut plant = Plant::start().await;
+    plant.group("north", &["a", "b"]).await;
+    let (mut a, mut b) = (member(&plant, "a").await, plant.device("b").await);
+    b.status("offline").await;
+    plant.until_status("b", "offline").await;
+    let at_most_once = Order { qos: 0, ..order("ring") };
+    let id = plant.send(&group("north"), &at_most_once).await.expect("a sound order").command_id;
+    a.receive(1).await;
+    assert_eq!(&a.received[0].topic[..], b"iotflow/fleet/commands/north");
+    eventually("one has it, one is waited for", async || {
+        let counts = plant.command(&id).await.counts;
+        (counts.sent == 1 && counts.queued == 1).then_some(())
+    })
+    .await;
+    b.status("online").await;
+    b.receive(1).await;
+    assert_eq!(&b.received[0].topic[..], b"iotflow/devices/b/commands/control");
+    eventually("both have it", async || (plant.command(&id).await.counts.sent == 2).then_some(())).await;
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod support;
 mod base;
 mod device;
 mod plant;
+mod stage;
 
 mod answers;
 mod door;
@@ -17,5 +18,6 @@ mod load;
 mod locks;
 mod news;
 mod retention;
+mod shares;
 mod steps;
 mod waiting;

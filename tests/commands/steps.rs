@@ -1,141 +1,18 @@
-//! Every step of the conversation with the broker, and the courier killed in between: a broker that does as the test says, and a real
-//! database.
+//! Every step of the conversation with the broker, and the courier killed in between.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use iotflow::courier::discovery::{self, Clerk};
-use iotflow::courier::session::{Courier, Parts};
-use iotflow::db::config::Config as DbConfig;
-use iotflow::db::lease::Lease;
-use iotflow::db::migrate::migrate;
-use iotflow::db::pool;
-use iotflow::lifecycle::readiness::Readiness;
-use iotflow::mqtt::config::Config as MqttConfig;
-use iotflow::mqtt::publisher::Publisher;
-use iotflow::observe::metrics::Metrics;
-use iotflow::operations::commands;
-use iotflow::protocol::command::CommandId;
-use iotflow::protocol::topic::TopicTree;
-use iotflow::stack::postgres::Postgres;
-use metrics::Counter;
-use rumqttc::v5::mqttbytes::v5::{Packet, PubAck, PubComp, PubRec, PubRecReason, PubRel, Publish};
-use tempfile::TempDir;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use iotflow::operations::commands::Order;
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{Packet, PubAck, PubComp, PubRec, PubRecReason, Publish};
 use tokio::time::timeout;
-use tokio_postgres::Client;
-use tokio_util::sync::CancellationToken;
 
-use crate::plant::{ada, device, order};
-use crate::support::fake_broker::{FakeBroker, Peer};
-use crate::support::judge::{texts, until_number};
-use crate::support::servers::{connect, folder, start_postgres};
-
-struct Stage {
-    broker: FakeBroker,
-    sql: Client,
-    db: DbConfig,
-    courier: Option<(JoinHandle<()>, watch::Sender<Lease>)>,
-    _postgres: Postgres,
-    _folder: TempDir,
-}
-
-impl Stage {
-    async fn set() -> Self {
-        let folder = folder();
-        let (postgres, _) = start_postgres(folder.path()).await;
-        let db = DbConfig {
-            url: postgres.url().clone(),
-            ..DbConfig::default()
-        };
-        migrate(&db).await.expect("it migrates");
-        let sql = connect(postgres.url().reveal()).await;
-        sql.batch_execute("INSERT INTO devices (device) VALUES ('pump')")
-            .await
-            .expect("it is new");
-        Self {
-            broker: FakeBroker::listen().await,
-            sql,
-            db,
-            courier: None,
-            _postgres: postgres,
-            _folder: folder,
-        }
-    }
-
-    /// A courier comes (after the one before was killed), and is let in.
-    async fn enter(&mut self, session_present: bool) -> Peer {
-        self.kill().await;
-        let (keeper, lease) = watch::channel(Lease::Held { confirmed: Instant::now() });
-        let mqtt = MqttConfig {
-            host: "127.0.0.1".to_owned(),
-            port: self.broker.port,
-            keep_alive: Duration::from_secs(60),
-            ..MqttConfig::default()
-        };
-        let tree = TopicTree::new("iotflow").expect("a base topic");
-        let (metrics, stop, latch) = (
-            Metrics::new(),
-            CancellationToken::new(),
-            Readiness::default().latch("broker/courier"),
-        );
-        // Nobody registers here, and nobody looks after it.
-        let (_, publisher) = Publisher::new(&mqtt, "test", latch.clone(), metrics.connection("publisher"), stop.clone());
-        let pool = pool::pool(&self.db, "clerk", 1).expect("a sound URL");
-        let (_, registrations) = Clerk::new(discovery::Config::default(), tree.clone(), pool, publisher, Counter::noop());
-        let parts = Parts {
-            mqtt,
-            db: self.db.clone(),
-            tree,
-            lease,
-            latch,
-            metrics,
-            registrations,
-            stop,
-        };
-        let courier = Courier::new("test", parts).expect("a sound URL");
-        self.courier = Some((tokio::spawn(courier.run()), keeper));
-        let mut peer = self.broker.accept(session_present, None).await;
-        assert_eq!(peer.client_id, "iotflow-test-courier");
-        peer.answer_subscribe().await;
-        peer
-    }
-
-    /// As kill -9 does: nothing more is said or written.
-    async fn kill(&mut self) {
-        if let Some((task, _)) = self.courier.take() {
-            task.abort();
-            assert!(task.await.is_err_and(|error| error.is_cancelled()), "it was running");
-        }
-    }
-
-    async fn give(&mut self, command: &str) -> CommandId {
-        let given = commands::send(&mut self.sql, &ada(), &device("pump"), &order(command)).await;
-        given.expect("a sound order").command_id
-    }
-
-    /// Every delivery is in this state, with a packet under way or without.
-    async fn until(&self, state: &str, under_way: bool) {
-        let others = format!("SELECT count(*) FROM command_deliveries WHERE state <> '{state}' OR (packet_id IS NOT NULL) <> {under_way}");
-        until_number(&self.sql, &others, 0).await;
-    }
-}
-
-async fn publish(peer: &mut Peer) -> Publish {
-    match peer.next().await {
-        Some(Packet::Publish(publish)) => publish,
-        other => panic!("{other:?} in place of a PUBLISH"),
-    }
-}
-
-async fn released(peer: &mut Peer, packet_id: u16) {
-    assert_eq!(peer.next().await, Some(Packet::PubRel(PubRel::new(packet_id, None))));
-}
-
-async fn silent(peer: &mut Peer) {
-    let said = timeout(Duration::from_millis(300), peer.next()).await;
-    assert!(said.is_err(), "{said:?} when nothing was to be said");
-}
+use crate::plant::{group, order};
+use crate::stage::{Stage, publish, released, silent, take};
+use crate::support::PATIENCE;
+use crate::support::fake_broker::Peer;
+use crate::support::judge::{number, texts, until_number};
+use crate::support::servers::connect;
 
 #[tokio::test]
 async fn a_publish_without_an_answer_is_said_again_under_its_id() {
@@ -268,4 +145,140 @@ async fn a_letter_goes_when_the_broker_has_acked_it_and_not_before() {
     }
     until_number(&stage.sql, "SELECT count(*) FROM outbox", 0).await;
     silent(&mut peer).await;
+}
+
+/// What another began and forgot takes up a place of the broker's window, until it is ended.
+#[tokio::test]
+async fn a_packet_that_nobody_knows_of_any_more_is_ended_and_the_command_goes_under_another() {
+    let mut stage = Stage::set().await;
+    let mut peer = stage.enter(false).await;
+    stage.give("first").await;
+    let orphan = publish(&mut peer).await.pkid;
+    stage.kill().await;
+    stage.sql.batch_execute("DELETE FROM commands").await.expect("it is ours");
+    stage.give("second").await;
+    let mut peer = stage.enter(true).await;
+    assert_eq!(publish(&mut peer).await.pkid, orphan, "ids are given out from the first on");
+    let mut refusal = PubRec::new(orphan, None);
+    refusal.reason = PubRecReason::PacketIdentifierInUse;
+    peer.send(Packet::PubRec(refusal)).await;
+    released(&mut peer, orphan).await;
+    // Said again later, and not under an id of which the broker has not said that it is free.
+    let said = publish(&mut peer).await;
+    assert_ne!(said.pkid, orphan);
+    peer.send(Packet::PubComp(PubComp::new(orphan, None))).await;
+    peer.send(Packet::PubRec(PubRec::new(said.pkid, None))).await;
+    released(&mut peer, said.pkid).await;
+    peer.send(Packet::PubComp(PubComp::new(said.pkid, None))).await;
+    stage.until("sent", false).await;
+    silent(&mut peer).await;
+}
+
+/// Some brokers say so where others say success.
+#[tokio::test]
+async fn a_packet_that_the_broker_has_from_before_is_not_published_under_another() {
+    let mut stage = Stage::set().await;
+    let mut peer = stage.enter(false).await;
+    stage.give("first").await;
+    let packet_id = publish(&mut peer).await.pkid;
+    let mut peer = stage.enter(true).await;
+    assert!(publish(&mut peer).await.dup);
+    let mut had = PubRec::new(packet_id, None);
+    had.reason = PubRecReason::PacketIdentifierInUse;
+    peer.send(Packet::PubRec(had)).await;
+    released(&mut peer, packet_id).await;
+    peer.send(Packet::PubComp(PubComp::new(packet_id, None))).await;
+    stage.until("sent", false).await;
+    silent(&mut peer).await;
+}
+
+#[tokio::test]
+async fn a_device_whose_row_is_gone_holds_up_nobody() {
+    let mut stage = Stage::set().await;
+    let mut peer = stage.enter(false).await;
+    stage.give("begun").await;
+    let begun = publish(&mut peer).await.pkid;
+    stage.kill().await;
+    stage.give("waits").await;
+    stage
+        .sql
+        .batch_execute("DELETE FROM devices; INSERT INTO devices (device) VALUES ('pump')")
+        .await
+        .expect("nothing refers to it");
+    stage.give("next").await;
+    let mut peer = stage.enter(true).await;
+    released(&mut peer, begun).await;
+    peer.send(Packet::PubComp(PubComp::new(begun, None))).await;
+    let next = publish(&mut peer).await;
+    assert!(next.payload.windows(6).any(|bytes| bytes == b"\"next\""));
+    peer.send(Packet::PubRec(PubRec::new(next.pkid, None))).await;
+    released(&mut peer, next.pkid).await;
+    peer.send(Packet::PubComp(PubComp::new(next.pkid, None))).await;
+    until_number(&stage.sql, "SELECT count(*) FROM command_deliveries WHERE packet_id IS NOT NULL", 0).await;
+    let fates = "SELECT state || coalesce(': ' || message, '') FROM command_deliveries ORDER BY seq";
+    let lost = "failed: its device is no more";
+    assert_eq!(texts(&stage.sql, fates).await, [lost, lost, "sent"]);
+    silent(&mut peer).await;
+}
+
+/// The next publish to the group, and none where nothing is said for a while. What is told of the group is taken on the way.
+async fn to_group(peer: &mut Peer) -> Option<Publish> {
+    while let Ok(packet) = timeout(Duration::from_millis(500), peer.next()).await {
+        match packet.expect("it is connected") {
+            Packet::Publish(publish) if &publish.topic[..] == b"iotflow/fleet/commands/north" => return Some(publish),
+            other => take(peer, &other).await,
+        }
+    }
+    None
+}
+
+/// At most once: it is noted, and then said; to the group as to its members.
+#[tokio::test]
+async fn a_fleets_command_at_qos_0_is_noted_before_it_is_said() {
+    let mut stage = Stage::set().await;
+    stage
+        .sql
+        .batch_execute(
+            "INSERT INTO device_groups (group_id) VALUES ('north');
+             INSERT INTO device_group_members (group_id, device_id) SELECT 'north', device_id FROM devices",
+        )
+        .await
+        .expect("they are new");
+    let mut peer = stage.enter(false).await;
+    // Its member's row cannot be written meanwhile.
+    stage
+        .sql
+        .batch_execute(
+            "CREATE FUNCTION waits() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NEW; END';
+             CREATE TRIGGER waits BEFORE UPDATE ON command_deliveries FOR EACH ROW WHEN (NEW.by_group) EXECUTE FUNCTION waits()",
+        )
+        .await
+        .expect("there is none");
+    let lock = connect(stage.db.url.reveal()).await;
+    lock.batch_execute("SELECT pg_advisory_lock(7)")
+        .await
+        .expect("nobody else holds it");
+    let at_most_once = Order { qos: 0, ..order("ring") };
+    stage.send(&group("north"), &at_most_once).await;
+    until_number(&stage.sql, "SELECT count(*) FROM command_deliveries WHERE packet_id IS NOT NULL", 1).await;
+    assert_eq!(to_group(&mut peer).await, None, "before it is noted");
+    stage.kill().await;
+    lock.batch_execute("SELECT pg_advisory_unlock(7)").await.expect("it is ours");
+    assert_eq!(
+        number(&stage.sql, "SELECT count(*) FROM command_deliveries WHERE state = 'queued'").await,
+        2
+    );
+    let mut peer = stage.enter(true).await;
+    let due = async {
+        loop {
+            if let Some(publish) = to_group(&mut peer).await {
+                return publish;
+            }
+        }
+    };
+    let said = timeout(PATIENCE, due).await.expect("it is due again");
+    assert_eq!((said.qos, said.dup), (QoS::AtMostOnce, false));
+    stage.until("sent", false).await;
+    let mut peer = stage.enter(true).await;
+    assert_eq!(to_group(&mut peer).await, None, "a second time");
 }

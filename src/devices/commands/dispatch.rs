@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Error, GenericClient, Row};
 
-use crate::protocol::command::Kind;
+use crate::protocol::command::{BadKind, Kind};
 use crate::protocol::id::{BadDeviceId, BadGroupId, DeviceId, DeviceIdRef, GroupId};
 
 // The lock, held to the end of the statement, lets no device come back between the look and the note. In the order of ids, as the
@@ -29,10 +29,12 @@ const HOLD: &str = "
         ORDER BY d.seq FOR UPDATE)
     UPDATE command_deliveries d SET held = true FROM waiting WHERE d.seq = waiting.seq";
 // One that waits makes those behind it wait: a device gets its commands in order. The two questions are asked a row, by index: as
-// joins, a planner that knows no figures of a table that just grew has compared all rows with all.
+// joins, a planner that knows no figures of a table that just grew has compared all rows with all. At QoS 0 nothing is heard of it
+// again, so what goes to a device is sent with this. What goes to a group is sent together with its members' rows, by `sent`;
+// until then it has a packet id as others have, so that nobody takes it back meanwhile.
 const TAKE: &str = "
     WITH due AS (
-        SELECT d.seq, c.qos FROM command_deliveries d JOIN commands c USING (command_id)
+        SELECT d.seq, c.qos > 0 OR d.device_id IS NULL AS begins FROM command_deliveries d JOIN commands c USING (command_id)
         WHERE d.state = 'queued' AND d.packet_id IS NULL AND NOT d.held AND NOT d.by_group
           AND d.expires_at > now() AND (d.not_before IS NULL OR d.not_before <= now())
           AND (SELECT s.status FROM device_status s WHERE s.device_id = d.device_id) IS DISTINCT FROM 'offline'
@@ -42,15 +44,15 @@ const TAKE: &str = "
                LIMIT 1) IS NULL
         ORDER BY d.seq LIMIT cardinality($1::int4[])
         FOR UPDATE OF d),
-    numbered AS (SELECT seq, qos, row_number() OVER (ORDER BY seq) AS number FROM due)
+    numbered AS (SELECT seq, begins, row_number() OVER (ORDER BY seq) AS number FROM due)
     UPDATE command_deliveries d
-    SET packet_id = CASE WHEN qos > 0 THEN ($1::int4[])[number] END,
-        state = CASE WHEN qos > 0 THEN d.state ELSE 'sent' END,
-        sent_at = CASE WHEN qos > 0 THEN d.sent_at ELSE now() END
+    SET packet_id = CASE WHEN begins THEN ($1::int4[])[number] END,
+        state = CASE WHEN begins THEN d.state ELSE 'sent' END,
+        sent_at = CASE WHEN begins THEN d.sent_at ELSE now() END
     FROM numbered WHERE d.seq = numbered.seq
     RETURNING d.seq";
 const COLUMNS: &str = "
-    SELECT d.seq, d.packet_id, d.sent_at IS NOT NULL, v.device, c.group_id, c.command_id, c.command_type, c.command,
+    SELECT d.seq, d.packet_id, d.sent_at IS NOT NULL, v.device, CASE WHEN d.device_id IS NULL THEN c.group_id END, c.command_id, c.command_type, c.command,
            c.parameters::text, c.qos, c.created_at, d.expires_at
     FROM command_deliveries d JOIN commands c USING (command_id) LEFT JOIN devices v ON v.device_id = d.device_id";
 // With the publish to a group, its members, and before all of them where those stand that are away: the count has every one of these
@@ -81,6 +83,7 @@ const MEMBERS_AWAY: &str = "
     WHERE d.command_id = ANY ($1) AND d.device_id = away.device_id AND d.by_group AND d.state = 'queued'";
 const MEMBERS_SENT: &str = "
     UPDATE command_deliveries SET state = 'sent', sent_at = now() WHERE command_id = ANY ($1) AND by_group AND state = 'queued'";
+// At QoS 0 it is refused, if it is, after it was noted as sent.
 const REFUSED: &str = "
     UPDATE command_deliveries d
     SET packet_id = NULL,
@@ -92,13 +95,20 @@ const REFUSED: &str = "
 const MEMBERS_REFUSED: &str = "
     UPDATE command_deliveries d SET state = 'failed', message = refusal.message, finished_at = now()
     FROM unnest($1::text[], $2::text[]) AS refusal (command_id, message)
-    WHERE d.command_id = refusal.command_id AND d.by_group AND d.state = 'queued'";
+    WHERE d.command_id = refusal.command_id AND d.by_group AND d.state IN ('queued', 'sent')";
 const DONE: &str = "UPDATE command_deliveries SET packet_id = NULL WHERE seq = ANY ($1)";
 // As long again as it has waited already: from a second to a minute.
 const POSTPONE: &str = "
     UPDATE command_deliveries
     SET packet_id = NULL, not_before = now() + least(greatest(now() - queued_at, interval '1 second'), interval '1 minute')
     WHERE seq = ANY ($1)";
+// Noted before it is published: so it was not.
+const FORGET_AT_MOST_ONCE: &str = "
+    WITH under_way AS (
+        SELECT d.seq FROM command_deliveries d JOIN commands c USING (command_id)
+        WHERE d.packet_id IS NOT NULL AND c.qos = 0
+        ORDER BY d.seq FOR UPDATE OF d)
+    UPDATE command_deliveries d SET packet_id = NULL FROM under_way WHERE d.seq = under_way.seq";
 const FORGET: &str = "
     WITH under_way AS (SELECT seq FROM command_deliveries WHERE packet_id IS NOT NULL ORDER BY seq FOR UPDATE)
     UPDATE command_deliveries d SET packet_id = NULL FROM under_way WHERE d.seq = under_way.seq";
@@ -121,7 +131,7 @@ pub enum Recipient {
 pub struct Dispatch {
     /// The delivery's row.
     pub seq: i64,
-    /// Its packet; none at QoS 0.
+    /// Its packet; none where it is sent already, at QoS 0.
     pub packet_id: Option<u16>,
     /// Whether the broker is known to have it: what is left is to release it.
     pub sent: bool,
@@ -143,47 +153,94 @@ pub struct Dispatch {
     pub expires_at: Timestamp,
 }
 
-/// Why what is due could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum DispatchError {
+/// Why a delivery cannot be sent, whenever it is tried.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unsendable {
     /// What is stored is no device id.
-    #[error("a command is for a device that cannot be: {0}")]
+    #[error("it is for a device that cannot be: {0}")]
     Device(#[from] BadDeviceId),
     /// What is stored is no group id.
-    #[error("a command is for a group that cannot be: {0}")]
+    #[error("it is for a group that cannot be: {0}")]
     Group(#[from] BadGroupId),
     /// What is stored is no type of commands.
-    #[error("a command is of a type that cannot be: {0}")]
-    Kind(#[from] crate::protocol::command::BadKind),
+    #[error("it is of a type that cannot be: {0}")]
+    Kind(#[from] BadKind),
     /// A device's row is gone.
-    #[error("the delivery {0} is for a device that is no more")]
-    Orphan(i64),
-    /// The database said no.
-    #[error("{}", crate::db::error::describe(.0))]
-    Database(#[from] Error),
+    #[error("its device is no more")]
+    Orphan,
 }
 
-fn dispatch(row: &Row) -> Result<Dispatch, DispatchError> {
-    let seq = row.try_get(0)?;
-    let (device, group): (Option<&str>, Option<&str>) = (row.try_get(3)?, row.try_get(4)?);
-    let to = match (device, group) {
-        (Some(device), _) => Recipient::Device(DeviceIdRef::parse(device)?.to_owned()),
-        (None, Some(group)) => Recipient::Group(GroupId::parse(group)?),
-        (None, None) => return Err(DispatchError::Orphan(seq)),
+/// A delivery that cannot be sent. It is one command's fault, and holds up no other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// The delivery's row.
+    pub seq: i64,
+    /// Its packet, where it has one.
+    pub packet_id: Option<u16>,
+    /// Why.
+    pub why: Unsendable,
+}
+
+/// What was read of the table, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Taken {
+    /// What can be sent.
+    pub dispatches: Vec<Dispatch>,
+    /// What cannot.
+    pub lost: Vec<Lost>,
+}
+
+impl Taken {
+    fn read(rows: &[Row]) -> Result<Self, Error> {
+        let mut taken = Self::default();
+        for row in rows {
+            match dispatch(row)? {
+                Ok(dispatch) => taken.dispatches.push(dispatch),
+                Err(why) => taken.lost.push(Lost {
+                    seq: row.try_get(0)?,
+                    packet_id: packet_id(row)?,
+                    why,
+                }),
+            }
+        }
+        Ok(taken)
+    }
+}
+
+fn packet_id(row: &Row) -> Result<Option<u16>, Error> {
+    Ok(row.try_get::<_, Option<i32>>(1)?.and_then(|id| u16::try_from(id).ok()))
+}
+
+fn recipient(device: Option<&str>, group: Option<&str>) -> Result<Recipient, Unsendable> {
+    match (device, group) {
+        (Some(device), _) => Ok(Recipient::Device(DeviceIdRef::parse(device)?.to_owned())),
+        (None, Some(group)) => Ok(Recipient::Group(GroupId::parse(group)?)),
+        (None, None) => Err(Unsendable::Orphan),
+    }
+}
+
+fn dispatch(row: &Row) -> Result<Result<Dispatch, Unsendable>, Error> {
+    let to = match recipient(row.try_get(3)?, row.try_get(4)?) {
+        Ok(to) => to,
+        Err(why) => return Ok(Err(why)),
     };
-    Ok(Dispatch {
-        seq,
-        packet_id: row.try_get::<_, Option<i32>>(1)?.and_then(|id| u16::try_from(id).ok()),
+    let kind = match row.try_get::<_, &str>(6)?.parse() {
+        Ok(kind) => kind,
+        Err(why) => return Ok(Err(Unsendable::Kind(why))),
+    };
+    Ok(Ok(Dispatch {
+        seq: row.try_get(0)?,
+        packet_id: packet_id(row)?,
         sent: row.try_get(2)?,
         to,
         command_id: row.try_get(5)?,
-        kind: row.try_get::<_, &str>(6)?.parse()?,
+        kind,
         command: row.try_get(7)?,
         parameters: row.try_get(8)?,
         qos: u8::try_from(row.try_get::<_, i16>(9)?).unwrap_or(0),
         created_at: row.try_get(10)?,
         expires_at: row.try_get(11)?,
-    })
+    }))
 }
 
 /// Holds back what is due for devices that are offline, of the next `most`; returns how many deliveries.
@@ -194,27 +251,26 @@ pub async fn hold(client: &impl GenericClient, most: usize) -> Result<u64, Error
     client.execute(HOLD, &[&i64::try_from(most).unwrap_or(i64::MAX)]).await
 }
 
-/// Takes what is due, in order, each with a packet id of `free`: at most as many. What goes at QoS 0 is sent with this.
+/// Takes what is due, in order, each with a packet id of `free`: at most as many. What goes to a device at QoS 0 is sent with this.
 ///
 /// # Errors
-/// See [`DispatchError`].
-pub async fn take(client: &impl GenericClient, free: &[u16]) -> Result<Vec<Dispatch>, DispatchError> {
+/// The database's.
+pub async fn take(client: &impl GenericClient, free: &[u16]) -> Result<Taken, Error> {
     let free: Vec<i32> = free.iter().copied().map(i32::from).collect();
     let taken: Vec<i64> = client.query(TAKE, &[&free]).await?.iter().map(|row| row.get(0)).collect();
     if taken.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Taken::default());
     }
-    let statement = select("d.seq = ANY ($1)");
-    client.query(&statement, &[&taken]).await?.iter().map(dispatch).collect()
+    Taken::read(&client.query(&select("d.seq = ANY ($1)"), &[&taken]).await?)
 }
 
-/// What has a packet at the broker, or may have, in order.
+/// What has a packet at the broker, or may have, in order; for whoever begins. What was to go at QoS 0 is due again.
 ///
 /// # Errors
-/// See [`DispatchError`].
-pub async fn under_way(client: &impl GenericClient) -> Result<Vec<Dispatch>, DispatchError> {
-    let statement = select("d.packet_id IS NOT NULL");
-    client.query(&statement, &[]).await?.iter().map(dispatch).collect()
+/// The database's.
+pub async fn under_way(client: &impl GenericClient) -> Result<Taken, Error> {
+    client.execute(FORGET_AT_MOST_ONCE, &[]).await?;
+    Taken::read(&client.query(&select("d.packet_id IS NOT NULL"), &[]).await?)
 }
 
 /// The one query of both, with a condition that is a text of this file.
