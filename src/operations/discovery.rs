@@ -12,10 +12,10 @@ mod decision;
 
 mod credentials;
 
-pub use introduction::{BadRequest, Introduction, MAX_REQUEST_BYTES};
+pub use introduction::{BadRequest, Introduction, MAX_REQUEST_BYTES, public_key};
 
 pub use request::{BadPolicy, Policy, Told, request};
 
 pub use decision::{DecideError, approve, expect, forget, reject};
 
-pub use credentials::{Made, MakeError, issued, make};
+pub use credentials::{Batch, Made, MakeError, issued, make};

@@ -1,15 +1,20 @@
 //! Credentials of devices that were approved: made, and on record once they are given.
 
+use std::collections::HashMap;
+
 use tokio_postgres::{Error, GenericClient};
 
-use crate::broker::passwords::{self, Hash};
 use crate::devices::discovery::{self, Claimed, State};
 use crate::devices::registry;
 use crate::identity::audit::{self, Act, Action, Actor, Outcome};
 use crate::identity::users::{self, UserError};
 use crate::observe::secret::Secret;
 use crate::protocol::id::{DeviceIdRef, Username};
-use crate::protocol::rights::Role;
+
+use super::super::bulk::passwords_for;
+
+/// Devices whose credentials are made in one transaction, which is one change of the broker's files.
+const AT_ONCE: i64 = 1_000;
 
 /// Credentials that a device is to be told.
 #[derive(Debug)]
@@ -18,7 +23,14 @@ pub struct Made {
     pub claimed: Claimed,
     /// What it logs in with.
     pub password: Secret,
-    /// The version of who may do what that lets it in.
+}
+
+/// What was made in one transaction.
+#[derive(Debug)]
+pub struct Batch {
+    /// A device each.
+    pub made: Vec<Made>,
+    /// The version of who may do what that lets them in.
     pub version: i64,
 }
 
@@ -42,58 +54,74 @@ pub enum MakeError {
     Database(#[from] Error),
 }
 
-/// Makes the credentials of the next device that was approved and is listening. Those made for it before, which it never got,
-/// are good no more. Whoever has become a user by another way meanwhile keeps what it has: its request is rejected.
+/// Makes the credentials of the next devices that were approved and are listening; `None` where there is none. Those made for one
+/// before, which it never got, are good no more. Whoever has become a user by another way meanwhile keeps what it has: its request is
+/// rejected.
 ///
 /// # Errors
-/// [`MakeError`].
-pub async fn make(client: &mut impl GenericClient, actor: &Actor) -> Result<Option<Made>, MakeError> {
-    loop {
-        let transaction = client.transaction().await?;
-        let Some(claimed) = discovery::claim(&transaction).await? else {
-            return Ok(None);
-        };
-        let device = DeviceIdRef::parse(&claimed.device)?;
-        let username = Username::with_password(&claimed.device)?;
-        let known = users::exists(&transaction, &username).await?;
-        let ours = match claimed.made_before {
-            Some(made) => users::is_as_made_at(&transaction, &username, made).await?,
-            None => false,
-        };
-        if known && !ours {
-            let reason = Some("it has credentials by another way");
-            discovery::decide(&transaction, device, State::Rejected, actor.name(), reason).await?;
-            transaction.commit().await?;
-            continue;
-        }
-        let password = passwords::generate()?;
-        let hash = Hash::of_generated(&password)?;
-        registry::register(&transaction, device).await?;
-        if ours {
-            users::set_password(&transaction, &username, Some(hash.as_str())).await?;
-        } else {
-            users::create(&transaction, &username, Role::Device, Some(hash.as_str())).await?;
-        }
-        let version = users::version(&transaction).await?;
-        transaction.commit().await?;
-        return Ok(Some(Made {
-            claimed,
-            password,
-            version,
-        }));
+/// [`MakeError`]; nothing was made then.
+pub async fn make(client: &mut impl GenericClient, actor: &Actor) -> Result<Option<Batch>, MakeError> {
+    let transaction = client.transaction().await?;
+    let claimed = discovery::claim(&transaction, AT_ONCE).await?;
+    if claimed.is_empty() {
+        return Ok(None);
     }
+    let names: Vec<&str> = claimed.iter().map(|claimed| claimed.device.as_str()).collect();
+    let taken = users::taken(&transaction, &names).await?;
+    let (mut ours, mut new) = (Vec::new(), Vec::new());
+    for claimed in &claimed {
+        let username = Username::with_password(&claimed.device)?;
+        if !taken.contains(&claimed.device) {
+            new.push(username);
+        } else if let Some(made) = claimed.made_before
+            && users::is_as_made_at(&transaction, &username, made).await?
+        {
+            ours.push(username);
+        }
+    }
+    let (again, first) = (passwords_for(ours).await?, passwords_for(new).await?);
+    for (login, _) in again.iter().chain(&first) {
+        registry::register(&transaction, DeviceIdRef::parse(login.username.as_str())?).await?;
+    }
+    for (login, hash) in &again {
+        users::set_password(&transaction, &login.username, Some(hash)).await?;
+    }
+    let hashes: Vec<(Username, String)> = first.iter().map(|(login, hash)| (login.username.clone(), hash.clone())).collect();
+    let created = users::create_devices(&transaction, &hashes).await?;
+    let mut passwords: HashMap<String, Secret> = again
+        .into_iter()
+        .chain(
+            first
+                .into_iter()
+                .filter(|(login, _)| created.iter().any(|name| name == login.username.as_str())),
+        )
+        .map(|(login, _)| (login.username.as_str().to_owned(), login.password))
+        .collect();
+    let mut made = Vec::with_capacity(claimed.len());
+    for claimed in claimed {
+        if let Some(password) = passwords.remove(&claimed.device) {
+            made.push(Made { claimed, password });
+        } else {
+            let (device, reason) = (DeviceIdRef::parse(&claimed.device)?, Some("it has credentials by another way"));
+            discovery::decide(&transaction, device, State::Rejected, actor.name(), reason).await?;
+        }
+    }
+    let version = users::version(&transaction).await?;
+    transaction.commit().await?;
+    Ok(Some(Batch { made, version }))
 }
 
-/// Notes that a device has its credentials.
+/// Notes that devices have their credentials, each sealed or not.
 ///
 /// # Errors
 /// The database's.
-pub async fn issued(client: &mut impl GenericClient, actor: &Actor, device: DeviceIdRef<'_>, sealed: bool) -> Result<(), Error> {
+pub async fn issued(client: &mut impl GenericClient, actor: &Actor, given: &HashMap<&str, bool>) -> Result<(), Error> {
     let transaction = client.transaction().await?;
-    if !discovery::issued(&transaction, device).await? {
-        return Ok(());
+    let devices: Vec<&str> = given.keys().copied().collect();
+    for device in discovery::issued(&transaction, &devices).await? {
+        let sealed = given.get(device.as_str()).copied();
+        let act = Act::new(actor, Action::DiscoveryIssue, &device, Outcome::Done).with("sealed", sealed);
+        audit::record(&transaction, &act).await?;
     }
-    let act = Act::new(actor, Action::DiscoveryIssue, device.as_str(), Outcome::Done).with("sealed", sealed);
-    audit::record(&transaction, &act).await?;
     transaction.commit().await
 }

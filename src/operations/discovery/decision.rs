@@ -94,21 +94,27 @@ async fn settle(
     Ok(())
 }
 
-/// Announces a device: when it asks, it gets credentials at once. Returns whether nothing was known of it.
+/// Announces a device: when it asks, it gets credentials at once; announced with a key, only by that key. Returns whether nothing was
+/// known of it.
 ///
 /// # Errors
 /// [`DecideError`].
-pub async fn expect(client: &mut impl GenericClient, actor: &Actor, device: DeviceIdRef<'_>) -> Result<bool, DecideError> {
+pub async fn expect(
+    client: &mut impl GenericClient,
+    actor: &Actor,
+    device: DeviceIdRef<'_>,
+    key: Option<&[u8]>,
+) -> Result<bool, DecideError> {
     let username = Username::with_password(device.as_str())?;
     let transaction = client.transaction().await?;
     if users::exists(&transaction, &username).await? {
         return Err(DecideError::HasCredentials(device.to_string()));
     }
-    let new = discovery::expect(&transaction, device, actor.name()).await?;
+    let new = discovery::expect(&transaction, device, actor.name(), key).await?;
     if new {
         audit::record(
             &transaction,
-            &Act::new(actor, Action::DiscoveryExpect, device.as_str(), Outcome::Done),
+            &Act::new(actor, Action::DiscoveryExpect, device.as_str(), Outcome::Done).with("by_key", key.is_some()),
         )
         .await?;
     }

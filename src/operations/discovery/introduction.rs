@@ -34,6 +34,15 @@ pub enum BadRequest {
     Key,
 }
 
+/// Reads an X25519 public key in base64.
+///
+/// # Errors
+/// [`BadRequest::Key`].
+pub fn public_key(text: &str) -> Result<Vec<u8>, BadRequest> {
+    let key = STANDARD.decode(text).map_err(|_| BadRequest::Key)?;
+    Some(key).filter(|key| key.len() == PUBLIC_KEY_BYTES).ok_or(BadRequest::Key)
+}
+
 impl Introduction {
     /// Reads the payload of a registration.
     ///
@@ -50,13 +59,7 @@ impl Introduction {
         };
         let public_key = match members.remove(PUBLIC_KEY) {
             None | Some(Value::Null) => None,
-            Some(Value::String(text)) => {
-                let key = STANDARD.decode(text).map_err(|_| BadRequest::Key)?;
-                Some(key)
-                    .filter(|key| key.len() == PUBLIC_KEY_BYTES)
-                    .ok_or(BadRequest::Key)
-                    .map(Some)?
-            }
+            Some(Value::String(text)) => Some(public_key(&text)?),
             Some(_) => return Err(BadRequest::Key),
         };
         let payload = Value::Object(members);

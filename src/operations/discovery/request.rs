@@ -1,11 +1,14 @@
 //! A device asks: a policy, or what was decided before, says what it is told.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use tokio_postgres::{Error, GenericClient};
 
 use crate::devices::discovery::{self, Request, State};
+use crate::identity::audit::{self, Act, Action, Actor, Outcome};
 use crate::identity::users;
-use crate::protocol::id::{DeviceIdRef, Username};
+use crate::protocol::id::{DeviceId, DeviceIdRef, Username};
 
 use super::introduction::Introduction;
 
@@ -60,20 +63,32 @@ pub enum Told {
     Pending,
     /// It gets none, and why.
     Rejected(&'static str),
+    /// It gets none: whoever asks has another key than the device was announced with.
+    WrongKey,
 }
 
-/// Takes a device's request: by `policy`, and by what is known of the device.
+/// Takes the requests of devices, all in one transaction: by `policy`, and by what is known of each device. Says what each is told.
+/// One that comes with another key than was announced goes on record.
 ///
 /// # Errors
-/// The database's.
+/// The database's; nothing was taken then.
 pub async fn request(
     client: &mut impl GenericClient,
-    (policy, most_pending): (Policy, u32),
-    device: DeviceIdRef<'_>,
-    introduction: &Introduction,
-) -> Result<Told, Error> {
+    actor: &Actor,
+    limits: (Policy, u32),
+    requests: &[(DeviceId, Introduction)],
+) -> Result<Vec<Told>, Error> {
     let transaction = client.transaction().await?;
-    let told = decide(&transaction, (policy, most_pending), device, introduction).await?;
+    let mut told = Vec::with_capacity(requests.len());
+    for (device, introduction) in requests {
+        let told_here = decide(&transaction, limits, device.borrowed(), introduction).await?;
+        if told_here == Told::WrongKey {
+            let key = introduction.public_key.as_ref().map(|key| STANDARD.encode(key));
+            let act = Act::new(actor, Action::DiscoveryRefuse, device.as_str(), Outcome::Refused).with("public_key", key);
+            audit::record(&transaction, &act).await?;
+        }
+        told.push(told_here);
+    }
     transaction.commit().await?;
     Ok(told)
 }
@@ -94,29 +109,29 @@ async fn decide(
         return Ok(Told::Rejected("ids that begin with iotflow- are the service's own"));
     }
     let key = public_key.as_deref();
-    if let Some(known) = discovery::locked(client, device).await? {
-        // It may have become a user by another way since it asked, or was announced.
-        if known.issuing_at.is_none() && users::exists(client, &username).await? {
+    loop {
+        if let Some(known) = discovery::locked(client, device).await? {
+            // It may have become a user by another way since it asked, or was announced.
+            if known.issuing_at.is_none() && users::exists(client, &username).await? {
+                return Ok(Told::Rejected("this device has its credentials already"));
+            }
+            return again(client, device, &known, payload, key).await;
+        }
+        if users::exists(client, &username).await? {
             return Ok(Told::Rejected("this device has its credentials already"));
         }
-        return again(client, device, &known, payload, key).await;
-    }
-    if users::exists(client, &username).await? {
-        return Ok(Told::Rejected("this device has its credentials already"));
-    }
-    match policy {
-        Policy::Open => {
-            discovery::insert(client, device, (State::Approved, Some("policy:open")), payload, key).await?;
-            Ok(Told::Approved)
-        }
-        Policy::Approval => {
-            if discovery::pending(client).await? >= i64::from(most_pending) {
+        let (state, told) = match policy {
+            Policy::Open => ((State::Approved, Some("policy:open")), Told::Approved),
+            Policy::Approval if discovery::pending(client).await? >= i64::from(most_pending) => {
                 return Ok(Told::Rejected("too many devices wait for approval; ask again later"));
             }
-            discovery::insert(client, device, (State::Pending, None), payload, key).await?;
-            Ok(Told::Pending)
+            Policy::Approval => ((State::Pending, None), Told::Pending),
+            Policy::Preregistered | Policy::Off => return Ok(Told::Rejected("this device is not expected here")),
+        };
+        // Where somebody announces it at this moment it is known: look again.
+        if discovery::insert(client, device, state, payload, key).await? {
+            return Ok(told);
         }
-        Policy::Preregistered | Policy::Off => Ok(Told::Rejected("this device is not expected here")),
     }
 }
 
@@ -127,8 +142,11 @@ async fn again(
     payload: &Value,
     key: Option<&[u8]>,
 ) -> Result<Told, Error> {
+    if known.expected_key.is_some() && known.expected_key.as_deref() != key {
+        return Ok(Told::WrongKey);
+    }
     // Who asked first says to whom the answer goes; whoever decided has seen that one.
-    if known.state != State::Expected && known.public_key.as_deref() != key {
+    if known.attempts > 0 && known.public_key.as_deref() != key {
         return Ok(Told::Rejected(
             "somebody asked for this device before, with another key or with none",
         ));
