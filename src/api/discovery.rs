@@ -36,6 +36,8 @@ pub(super) struct Registration {
     payload: Value,
     /// The X25519 key that the answer is sealed to, in base64; none where the device gave none.
     public_key: Option<String>,
+    /// The only key with which it is answered, in base64; none where it was announced without one, or asked by itself.
+    expected_key: Option<String>,
     /// How often it asked.
     attempts: i32,
     /// When it was first heard of.
@@ -107,6 +109,14 @@ pub(super) struct ToExpect {
     /// Its id.
     #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9_.:-]{1,64}$", example = "sensor_001")]
     device_id: String,
+    /// Its X25519 public key, in base64: only a request with this key is answered then.
+    #[schema(
+        min_length = 44,
+        max_length = 44,
+        pattern = "^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$",
+        example = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="
+    )]
+    expected_key: Option<String>,
 }
 
 /// What was decided.
@@ -120,12 +130,20 @@ pub(super) struct Decided {
 
 /// Announce a device
 ///
-/// When it asks, it gets its credentials at once, whatever the policy.
+/// When it asks, it gets its credentials at once, whatever the policy. Announced with its key it gets them by that key alone, and nobody
+/// else can ask for it.
 #[utoipa::path(post, path = "/discovery", tag = "discovery", request_body = ToExpect, responses((status = 201, description = "It is expected", body = Success<Decided>)))]
 pub(super) async fn expect(Operator(caller): Operator, State(desk): State<Desk>, Json(asked): Json<ToExpect>) -> Result<Response, Problem> {
     let device = DeviceIdRef::parse(&asked.device_id).map_err(|error| Problem::new(Kind::Unprocessable, format!("device_id: {error}")))?;
+    let key = asked.expected_key.as_deref().map(discovery::public_key).transpose();
+    let key = key.map_err(|_| {
+        Problem::new(
+            Kind::Unprocessable,
+            "expected_key: an X25519 public key, 32 bytes in base64, is expected",
+        )
+    })?;
     let mut client = desk.database().await?;
-    if !discovery::expect(&mut **client, &caller.actor(), device).await? {
+    if !discovery::expect(&mut **client, &caller.actor(), device, key.as_deref()).await? {
         return Err(Problem::new(Kind::Conflict, format!("there is a registration of {device} already")));
     }
     let decided = Decided {
@@ -219,6 +237,7 @@ fn shown(request: Request) -> Registration {
         state: request.state.as_str(),
         payload: request.payload,
         public_key: request.public_key.map(|key| STANDARD.encode(key)),
+        expected_key: request.expected_key.map(|key| STANDARD.encode(key)),
         attempts: request.attempts,
         created_at: request.created_at,
         requested_at: request.requested_at,

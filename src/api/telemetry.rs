@@ -72,16 +72,16 @@ pub(super) async fn range(
         after: page::read(query.cursor.as_deref())?,
         order: ask::order(query.order.as_deref())?,
         metrics: &metrics,
-        limit: limit + 1,
+        limit,
     };
     let client = desk.database().await?;
     let (device, number) = device(&**client, &path.device_id).await?;
-    let mut messages = messages(&**client, number, &wanted).await?;
+    let (messages, more) = messages(&**client, number, &wanted).await?;
     Ok(success(Messages {
         device_id: device.as_str().to_owned(),
         from: span.from(),
         to: span.to(),
-        next_cursor: page::cut(&mut messages, limit, |message| message.place),
+        next_cursor: messages.last().filter(|_| more).map(|message| page::write(&message.place)),
         messages,
     }))
 }
@@ -116,16 +116,16 @@ pub(super) async fn of_events(
         after: page::read(query.cursor.as_deref())?,
         order: ask::order(query.order.as_deref())?,
         metrics: &[],
-        limit: limit + 1,
+        limit,
     };
     let client = desk.database().await?;
     let (device, number) = device(&**client, &path.device_id).await?;
-    let mut events = events(&**client, number, &wanted).await?;
+    let (events, more) = events(&**client, number, &wanted).await?;
     Ok(success(Events {
         device_id: device.as_str().to_owned(),
         from: span.from(),
         to: span.to(),
-        next_cursor: page::cut(&mut events, limit, |event| event.place),
+        next_cursor: events.last().filter(|_| more).map(|event| page::write(&event.place)),
         events,
     }))
 }
@@ -201,11 +201,10 @@ pub(super) async fn latest_of_group(
     let after: Option<String> = page::read(query.cursor.as_deref())?;
     let after = text("cursor", after.as_deref())?;
     let client = desk.database().await?;
-    let members = latest::of_group(&**client, &group, after, limit + 1).await?;
-    let mut devices = members.ok_or_else(nowhere)?;
+    let (devices, more) = latest::of_group(&**client, &group, after, limit).await?.ok_or_else(nowhere)?;
     Ok(success(LatestOfGroup {
         group_id: path.group_id,
-        next_cursor: page::cut(&mut devices, limit, |member| member.device_id.clone()),
+        next_cursor: devices.last().filter(|_| more).map(|member| page::write(&member.device_id)),
         devices,
     }))
 }

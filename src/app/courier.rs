@@ -25,8 +25,8 @@ impl App {
         let speaks = publisher.clone();
         let tree = TopicTree::new(&config.ingest.base_topic)?;
         let clerks_pool = pool::pool(&config.db, "discovery", CLERKS_CONNECTIONS)?;
-        let dropped = self.metrics.discovery_dropped.clone();
-        let (clerk, registrations) = Clerk::new(config.discovery, tree.clone(), clerks_pool, publisher, dropped);
+        let counters = [self.metrics.discovery_dropped.clone(), self.metrics.discovery_refused.clone()];
+        let (clerk, registrations) = Clerk::new(config.discovery, tree.clone(), clerks_pool, publisher, counters);
         self.tasks.spawn("discovery", clerk.run(self.tasks.stop_token()));
         let (state, lease) = watch::channel(Lease::Sought);
         let seeker = Seeker {

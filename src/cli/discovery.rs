@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Value, json};
@@ -53,7 +55,14 @@ pub(super) fn command() -> Command {
                 reject,
                 Command::new("expect")
                     .about("Announce a device: it gets credentials as soon as it asks")
-                    .arg(device()),
+                    .arg(device())
+                    .arg(
+                        Arg::new("key")
+                            .long("key")
+                            .value_name("BASE64")
+                            .value_parser(discovery::public_key)
+                            .help("Its X25519 public key: nobody gets its credentials by another"),
+                    ),
                 Command::new("forget")
                     .about("Forget a registration, so that the device can ask anew")
                     .arg(device()),
@@ -73,17 +82,24 @@ pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     }
     let device = DeviceIdRef::parse(text("device").context("clap demands it")?)?;
     let reason = (name == "reject").then(|| text("reason")).flatten();
-    runtime()?.block_on(decide(&config, name, device, reason))
+    let key = matches.try_get_one::<Vec<u8>>("key").ok().flatten().map(Vec::as_slice);
+    runtime()?.block_on(decide(&config, name, device, reason, key))
 }
 
-async fn decide(config: &Config, what: &str, device: DeviceIdRef<'_>, reason: Option<&str>) -> anyhow::Result<ExitCode> {
+async fn decide(
+    config: &Config,
+    what: &str,
+    device: DeviceIdRef<'_>,
+    reason: Option<&str>,
+    key: Option<&[u8]>,
+) -> anyhow::Result<ExitCode> {
     let mut client = database::connect(&config.db, "discovery").await?;
     let actor = Actor::of_command_line();
     let done = match what {
         "approve" => discovery::approve(&mut client, &actor, device).await.map(|()| "approved"),
         "reject" => discovery::reject(&mut client, &actor, device, reason).await.map(|()| "rejected"),
         "forget" => discovery::forget(&mut client, &actor, device).await.map(|()| "forgotten"),
-        "expect" => match discovery::expect(&mut client, &actor, device).await {
+        "expect" => match discovery::expect(&mut client, &actor, device, key).await {
             Ok(true) => Ok("expected"),
             Ok(false) => {
                 eprintln!("iotflow: there is a registration of {device} already");
@@ -130,7 +146,7 @@ async fn list(config: &Config, state: Option<State>, as_json: bool) -> anyhow::R
 fn object(request: &Request) -> Value {
     json!({
         "device_id": request.device, "state": request.state.as_str(), "payload": request.payload, "attempts": request.attempts,
-        "has_public_key": request.public_key.is_some(),
+        "has_public_key": request.public_key.is_some(), "expected_key": request.expected_key.as_ref().map(|key| STANDARD.encode(key)),
         "created_at": request.created_at, "requested_at": request.requested_at, "decided_at": request.decided_at,
         "decided_by": request.decided_by, "issued_at": request.issued_at, "reason": request.reason,
     })

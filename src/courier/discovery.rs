@@ -5,15 +5,20 @@
 //! discovery/response/{id} ◄──────────── publisher ◄──────────── make ◄┘
 //! ```
 //!
+//! All who wait are dealt with together, for a crowd that is switched on at once costs the broker one change of its files then, and not
+//! one a device.
+//!
 //! Credentials count as given when the broker says that somebody listened. They are in no table and in no log: a device that
 //! missed them asks again, and gets others.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use deadpool_postgres::Pool;
+use futures_util::future::join_all;
 use hpke::aead::ChaCha20Poly1305;
 use hpke::kdf::HkdfSha256;
 use hpke::kem::X25519HkdfSha256;
@@ -32,13 +37,15 @@ use crate::identity::audit::Actor;
 use crate::mqtt::publish::{Message, Properties, QoS};
 use crate::mqtt::publisher::{Answer, Handle};
 use crate::observe::secret::Secret;
-use crate::operations::discovery::{self, Introduction, Made, Policy, Told};
+use crate::operations::discovery::{self, Introduction, MAX_REQUEST_BYTES, Made, Policy, Told};
 use crate::protocol::channels::Channel;
 use crate::protocol::id::{DeviceId, DeviceIdRef};
 use crate::protocol::topic::TopicTree;
 
-/// Registrations that wait to be looked at.
-const INBOX: usize = 256;
+/// Registrations that wait to be looked at: those of a crowd, for as long as the broker takes to let the crowd before it in.
+const INBOX: usize = 1_024;
+/// Answers that are under way to the broker at once, and go on record together.
+const UNDER_WAY: usize = 100;
 /// How often it is looked whether an operator has approved somebody.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long the broker may take to let a new device in before it is told its credentials all the same.
@@ -65,7 +72,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             policy: Policy::Approval,
-            // A thousand devices in under ten minutes; each costs the broker a reload of its files.
+            // A thousand devices in under ten minutes.
             rate_per_minute: 120,
             most_pending: 1_000,
         }
@@ -90,7 +97,11 @@ pub struct Inbox {
 
 impl Inbox {
     /// Puts a registration in, or drops it.
-    pub fn put(&self, registration: Registration) {
+    pub fn put(&self, mut registration: Registration) {
+        // Enough to see that it is too large: what waits must not fill the memory.
+        if registration.payload.len() > MAX_REQUEST_BYTES {
+            registration.payload = Bytes::copy_from_slice(&registration.payload[..=MAX_REQUEST_BYTES]);
+        }
         if self.sender.try_send(registration).is_err() {
             self.dropped.increment(1);
         }
@@ -106,6 +117,7 @@ pub struct Clerk {
     publisher: Handle,
     inbox: mpsc::Receiver<Registration>,
     dropped: Counter,
+    refused: Counter,
     actor: Actor,
     /// Registrations that may be looked at, as of `refilled`.
     tokens: f64,
@@ -113,9 +125,10 @@ pub struct Clerk {
 }
 
 impl Clerk {
-    /// A clerk, and the way to it. `dropped` counts registrations that were not looked at.
+    /// A clerk, and the way to it. `dropped` counts registrations that were not looked at, `refused` those with another key than was
+    /// announced.
     #[must_use]
-    pub fn new(config: Config, tree: TopicTree, pool: Pool, publisher: Handle, dropped: Counter) -> (Self, Inbox) {
+    pub fn new(config: Config, tree: TopicTree, pool: Pool, publisher: Handle, [dropped, refused]: [Counter; 2]) -> (Self, Inbox) {
         let (sender, inbox) = mpsc::channel(INBOX);
         let clerk = Self {
             config,
@@ -124,6 +137,7 @@ impl Clerk {
             publisher,
             inbox,
             dropped: dropped.clone(),
+            refused,
             actor: Actor::new("service", "discovery"),
             tokens: f64::from(config.rate_per_minute),
             refilled: Instant::now(),
@@ -131,56 +145,82 @@ impl Clerk {
         (clerk, Inbox { sender, dropped })
     }
 
-    /// Works until told to stop.
+    /// Works until told to stop. Whatever has gathered meanwhile is dealt with at once: one look at the database, one change of the
+    /// broker's files, and then all answers.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let first = tokio::select! {
+                () = stop.cancelled() => return,
+                Some(registration) = self.inbox.recv() => Some(registration),
+                _ = look.tick() => None,
+            };
             let outcome = tokio::select! {
                 () = stop.cancelled() => return,
-                Some(registration) = self.inbox.recv() => self.take(registration).await,
-                _ = look.tick() => Ok(()),
-            };
-            let outcome = match outcome {
-                Ok(()) if self.config.policy != Policy::Off => {
-                    tokio::select! { () = stop.cancelled() => return, made = self.answer_all() => made }
-                }
-                other => other,
+                outcome = self.work(first) => outcome,
             };
             if let Err(error) = outcome {
                 warn!(
                     error = format!("{error:#}"),
-                    "a registration could not be dealt with; the device asks again"
+                    "registrations could not be dealt with; the devices ask again"
                 );
             }
         }
     }
 
-    async fn take(&mut self, registration: Registration) -> anyhow::Result<()> {
-        if !self.may_look() {
-            self.dropped.increment(1);
-            return Ok(());
+    async fn work(&mut self, first: Option<Registration>) -> anyhow::Result<()> {
+        if let Some(first) = first {
+            let mut registrations = vec![first];
+            while let Ok(next) = self.inbox.try_recv() {
+                registrations.push(next);
+            }
+            self.take(registrations).await?;
         }
-        let device = DeviceIdRef::parse(registration.device.as_str())?;
-        let told = match Introduction::read(&registration.payload) {
-            Ok(introduction) => {
-                let mut client = self.pool.get().await?;
-                let limits = (self.config.policy, self.config.most_pending);
-                discovery::request(&mut **client, limits, device, &introduction).await?
+        if self.config.policy != Policy::Off {
+            self.answer_all().await?;
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, registrations: Vec<Registration>) -> anyhow::Result<()> {
+        let (mut requests, mut answers) = (Vec::new(), Vec::new());
+        for registration in registrations {
+            if !self.may_look() {
+                self.dropped.increment(1);
+                continue;
             }
-            Err(bad) => {
-                self.tell(device, &json!({"status": "rejected", "reason": bad.to_string()})).await;
-                return Ok(());
+            match Introduction::read(&registration.payload) {
+                Ok(introduction) => requests.push((registration.device, introduction)),
+                Err(bad) => answers.push((registration.device, rejection(&bad.to_string()))),
             }
+        }
+        let limits = (self.config.policy, self.config.most_pending);
+        let told = {
+            let mut client = self.pool.get().await?;
+            discovery::request(&mut **client, &self.actor, limits, &requests).await?
         };
-        match told {
-            // The credentials follow.
-            Told::Approved => {}
-            Told::Pending => {
-                info!(device = device.as_str(), "a device asks for credentials and waits for approval");
-                self.tell(device, &json!({"status": "pending"})).await;
+        for ((device, _), told) in requests.into_iter().zip(told) {
+            match told {
+                // The credentials follow.
+                Told::Approved => {}
+                Told::Pending => {
+                    info!(device = device.as_str(), "a device asks for credentials and waits for approval");
+                    answers.push((device, json!({"status": "pending"})));
+                }
+                Told::Rejected(reason) => answers.push((device, rejection(reason))),
+                Told::WrongKey => {
+                    warn!(
+                        device = device.as_str(),
+                        "somebody asks for an announced device with another key than was announced"
+                    );
+                    self.refused.increment(1);
+                    answers.push((device, rejection("this device was announced with another key")));
+                }
             }
-            Told::Rejected(reason) => self.tell(device, &json!({"status": "rejected", "reason": reason})).await,
+        }
+        for some in answers.chunks(UNDER_WAY) {
+            join_all(some.iter().map(|(device, answer)| self.tell(device.borrowed(), answer))).await;
         }
         Ok(())
     }
@@ -224,60 +264,91 @@ impl Clerk {
     /// Makes and tells the credentials of all who were approved and are listening.
     async fn answer_all(&self) -> anyhow::Result<()> {
         loop {
-            let mut client = self.pool.get().await?;
-            let Some(made) = discovery::make(&mut **client, &self.actor).await? else {
-                return Ok(());
-            };
-            drop(client);
-            self.until_in_force(made.version).await?;
-            self.give(&made).await?;
+            let batch = discovery::make(&mut **self.pool.get().await?, &self.actor).await?;
+            let Some(batch) = batch else { return Ok(()) };
+            self.until_in_force(batch.version).await;
+            let mut outcome = Ok(());
+            // Whatever befalls some of them, the others are told: what is made here is nowhere else.
+            for some in batch.made.chunks(UNDER_WAY) {
+                outcome = outcome.and(self.give(some).await);
+            }
+            outcome?;
         }
     }
 
-    async fn give(&self, made: &Made) -> anyhow::Result<()> {
-        let device = DeviceIdRef::parse(&made.claimed.device)?;
-        // An operator may have taken the approval back meanwhile, and the credentials with it.
-        if !rows::is_approved(&**self.pool.get().await?, device).await? {
-            return Ok(());
-        }
-        let credentials = json!({"username": made.claimed.device, "password": made.password.reveal()});
-        let answer = match &made.claimed.public_key {
-            None => json!({"status": "approved", "credentials": credentials}),
-            Some(key) => {
-                let sealed = seal(key, device.as_str().as_bytes(), &Secret::new(credentials.to_string()))?;
-                json!({"status": "approved", "sealed": sealed})
-            }
-        };
-        match self.publisher.publish(self.message(device, &answer)).await {
-            Ok(Answer::Taken) => {
-                let mut client = self.pool.get().await?;
-                discovery::issued(&mut **client, &self.actor, device, made.claimed.public_key.is_some()).await?;
-                info!(device = device.as_str(), "a device was given its credentials");
-            }
-            Ok(Answer::NoSubscribers) => info!(
-                device = device.as_str(),
-                "an approved device does not listen; it gets its credentials when it asks again"
-            ),
-            Err(failure) => {
-                warn!(device = device.as_str(), %failure, "credentials could not be published; the device gets others when it asks again")
-            }
-        }
+    async fn give(&self, made: &[Made]) -> anyhow::Result<()> {
+        let devices: Vec<&str> = made.iter().map(|made| made.claimed.device.as_str()).collect();
+        // An operator may have taken an approval back meanwhile, and the credentials with it.
+        let approved = rows::approved(&**self.pool.get().await?, &devices).await?;
+        let given = made.iter().filter(|made| approved.contains(&made.claimed.device));
+        let given = join_all(given.map(|made| self.give_one(made))).await;
+        let given: HashMap<&str, bool> = given.into_iter().flatten().collect();
+        discovery::issued(&mut **self.pool.get().await?, &self.actor, &given).await?;
         Ok(())
     }
 
-    /// Waits until the broker lets the device in: it will try at once.
-    async fn until_in_force(&self, version: i64) -> anyhow::Result<()> {
+    /// Tells a device its credentials; returns it, and whether they were sealed, where it has heard them.
+    async fn give_one<'a>(&self, made: &'a Made) -> Option<(&'a str, bool)> {
+        let device = made.claimed.device.as_str();
+        let (answer, id) = match (answer(made), DeviceIdRef::parse(device)) {
+            (Ok(answer), Ok(id)) => (answer, id),
+            (Err(error), _) => {
+                warn!(device, %error, "credentials cannot be told");
+                return None;
+            }
+            // The table's own check allows no such id.
+            (_, Err(_)) => return None,
+        };
+        match self.publisher.publish(self.message(id, &answer)).await {
+            Ok(Answer::Taken) => {
+                info!(device, "a device was given its credentials");
+                return Some((device, made.claimed.public_key.is_some()));
+            }
+            Ok(Answer::NoSubscribers) => info!(
+                device,
+                "an approved device does not listen; it gets its credentials when it asks again"
+            ),
+            Err(failure) => {
+                warn!(device, %failure, "credentials could not be published; the device gets others when it asks again")
+            }
+        }
+        None
+    }
+
+    /// Waits until the broker lets the devices in: they will try at once.
+    async fn until_in_force(&self, version: i64) {
         let deadline = Instant::now() + IN_FORCE_WITHIN;
         let mut look = tokio::time::interval(Duration::from_millis(50));
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
+        while Instant::now() < deadline {
             look.tick().await;
-            let access = Access::read(&**self.pool.get().await?).await?;
-            if access.is_none_or(|access| access.applied_version < 0 || access.applied_version >= version) || Instant::now() > deadline {
-                return Ok(());
+            if self.is_in_force(version).await.unwrap_or(false) {
+                return;
             }
         }
     }
+
+    async fn is_in_force(&self, version: i64) -> anyhow::Result<bool> {
+        let access = Access::read(&**self.pool.get().await?).await?;
+        Ok(access.is_none_or(|access| access.applied_version < 0 || access.applied_version >= version))
+    }
+}
+
+fn rejection(reason: &str) -> Value {
+    json!({"status": "rejected", "reason": reason})
+}
+
+/// What a device is told that gets credentials.
+fn answer(made: &Made) -> anyhow::Result<Value> {
+    let Made { claimed, password } = made;
+    let credentials = json!({"username": claimed.device, "password": password.reveal()});
+    Ok(match &claimed.public_key {
+        None => json!({"status": "approved", "credentials": credentials}),
+        Some(key) => {
+            let sealed = seal(key, claimed.device.as_bytes(), &Secret::new(credentials.to_string()))?;
+            json!({"status": "approved", "sealed": sealed})
+        }
+    })
 }
 
 /// Seals `text` to whoever has the secret key of `public_key`; `device` is authenticated along (RFC 9180, base mode).

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! config ──► pool ──► migrate, flavour ──► partitions ──► copy_in
-//!               └──► lease, listen, size      └ error: who must act
+//!               └──► lease, listen, size, page  └ error: who must act
 //! ```
 //!
 //! Guarantees: every connection has its timeouts; every failure is sorted into retry, the row's fault, or the operator's.
@@ -26,3 +26,5 @@ pub mod lease;
 pub mod listen;
 
 pub mod size;
+
+pub mod page;

@@ -62,6 +62,8 @@ pub struct Request {
     pub payload: Value,
     /// Its X25519 public key, where it gave one.
     pub public_key: Option<Vec<u8>>,
+    /// The only key with which it is answered, where it was announced with one.
+    pub expected_key: Option<Vec<u8>>,
     /// How often it asked.
     pub attempts: i32,
     /// When it was first heard of.
@@ -81,17 +83,20 @@ pub struct Request {
 }
 
 const COLUMNS: &str =
-    "device, state, payload, public_key, attempts, created_at, requested_at, decided_at, decided_by, issued_at, reason, issuing_at";
+    "device, state, payload, public_key, attempts, created_at, requested_at, decided_at, decided_by, issued_at, reason, issuing_at,
+     expected_key";
 const INSERT: &str = "
     INSERT INTO discovery_requests (device, state, payload, public_key, attempts, requested_at, decided_at, decided_by)
-    VALUES ($1, $2, $3, $4, 1, now(), CASE WHEN $5::text IS NOT NULL THEN now() END, $5)";
+    VALUES ($1, $2, $3, $4, 1, now(), CASE WHEN $5::text IS NOT NULL THEN now() END, $5)
+    ON CONFLICT (device) DO NOTHING";
 const ASKED: &str = "
     UPDATE discovery_requests
     SET attempts = attempts + 1, requested_at = now(), payload = $3, public_key = coalesce(public_key, $4), state = $2,
         decided_at = CASE WHEN state = 'expected' THEN now() ELSE decided_at END
     WHERE device = $1";
-const EXPECT: &str =
-    "INSERT INTO discovery_requests (device, state, decided_by) VALUES ($1, 'expected', $2) ON CONFLICT (device) DO NOTHING";
+const EXPECT: &str = "
+    INSERT INTO discovery_requests (device, state, decided_by, expected_key) VALUES ($1, 'expected', $2, $3)
+    ON CONFLICT (device) DO NOTHING";
 const DECIDE: &str = "UPDATE discovery_requests SET state = $2, decided_at = now(), decided_by = $3, reason = $4 WHERE device = $1";
 const FORGET: &str = "DELETE FROM discovery_requests WHERE device = $1";
 const PENDING: &str = "SELECT count(*) FROM discovery_requests WHERE state = 'pending'";
@@ -100,11 +105,13 @@ const CLAIM: &str = "
     WITH next AS (
         SELECT device, issuing_at FROM discovery_requests
         WHERE state = 'approved' AND requested_at IS NOT NULL AND (issuing_at IS NULL OR issuing_at < greatest(requested_at, decided_at))
-        ORDER BY requested_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+        ORDER BY requested_at LIMIT $1 FOR UPDATE SKIP LOCKED)
     UPDATE discovery_requests r SET issuing_at = clock_timestamp() FROM next WHERE r.device = next.device
     RETURNING r.device, r.public_key, r.payload, next.issuing_at";
-const IS_APPROVED: &str = "SELECT EXISTS (SELECT FROM discovery_requests WHERE device = $1 AND state = 'approved')";
-const ISSUED: &str = "UPDATE discovery_requests SET state = 'issued', issued_at = now() WHERE device = $1 AND state = 'approved'";
+const APPROVED: &str = "SELECT device FROM discovery_requests WHERE device = ANY ($1::text[]) AND state = 'approved'";
+const ISSUED: &str = "
+    UPDATE discovery_requests SET state = 'issued', issued_at = now()
+    WHERE device = ANY ($1::text[]) AND state = 'approved' RETURNING device";
 
 /// The request of a device, locked until the transaction ends.
 ///
@@ -128,7 +135,7 @@ pub async fn pending(client: &impl GenericClient) -> Result<i64, Error> {
     client.query_one(PENDING, &[]).await?.try_get(0)
 }
 
-/// Writes the first request of a device.
+/// Writes the first request of a device; returns whether there was none.
 ///
 /// # Errors
 /// The database's.
@@ -138,11 +145,10 @@ pub async fn insert(
     (state, decided_by): (State, Option<&str>),
     payload: &Value,
     public_key: Option<&[u8]>,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
         [&device.as_str(), &state.as_str(), payload, &public_key, &decided_by];
-    client.execute(INSERT, &parameters).await?;
-    Ok(())
+    Ok(client.execute(INSERT, &parameters).await? > 0)
 }
 
 /// Notes that a device has asked again, which may move it on.
@@ -162,12 +168,12 @@ pub async fn asked(
     Ok(())
 }
 
-/// Announces a device; returns whether nothing was known of it.
+/// Announces a device, with the only key that it is answered with or without one; returns whether nothing was known of it.
 ///
 /// # Errors
 /// The database's.
-pub async fn expect(client: &impl GenericClient, device: DeviceIdRef<'_>, by: &str) -> Result<bool, Error> {
-    Ok(client.execute(EXPECT, &[&device.as_str(), &by]).await? > 0)
+pub async fn expect(client: &impl GenericClient, device: DeviceIdRef<'_>, by: &str, key: Option<&[u8]>) -> Result<bool, Error> {
+    Ok(client.execute(EXPECT, &[&device.as_str(), &by, &key]).await? > 0)
 }
 
 /// Decides on a request.
@@ -206,36 +212,41 @@ pub struct Claimed {
     pub made_before: Option<Timestamp>,
 }
 
-/// The next device whose credentials are to be made.
+/// The next devices whose credentials are to be made, `most` of them at most.
 ///
 /// # Errors
 /// The database's.
-pub async fn claim(client: &impl GenericClient) -> Result<Option<Claimed>, Error> {
-    let Some(row) = client.query_opt(CLAIM, &[]).await? else {
-        return Ok(None);
+pub async fn claim(client: &impl GenericClient, most: i64) -> Result<Vec<Claimed>, Error> {
+    let claimed = |row: &Row| {
+        Ok(Claimed {
+            device: row.try_get(0)?,
+            public_key: row.try_get(1)?,
+            payload: row.try_get(2)?,
+            made_before: row.try_get(3)?,
+        })
     };
-    Ok(Some(Claimed {
-        device: row.try_get(0)?,
-        public_key: row.try_get(1)?,
-        payload: row.try_get(2)?,
-        made_before: row.try_get(3)?,
-    }))
+    client.query(CLAIM, &[&most]).await?.iter().map(claimed).collect()
 }
 
-/// Notes that a device has its credentials; returns whether it was still to have them.
+/// Notes that devices have their credentials; returns those that were still to have them.
 ///
 /// # Errors
 /// The database's.
-pub async fn issued(client: &impl GenericClient, device: DeviceIdRef<'_>) -> Result<bool, Error> {
-    Ok(client.execute(ISSUED, &[&device.as_str()]).await? > 0)
+pub async fn issued(client: &impl GenericClient, devices: &[&str]) -> Result<Vec<String>, Error> {
+    client.query(ISSUED, &[&devices]).await?.iter().map(|row| row.try_get(0)).collect()
 }
 
-/// Whether a device is still to have its credentials.
+/// Those of the devices that are still to have their credentials.
 ///
 /// # Errors
 /// The database's.
-pub async fn is_approved(client: &impl GenericClient, device: DeviceIdRef<'_>) -> Result<bool, Error> {
-    client.query_one(IS_APPROVED, &[&device.as_str()]).await?.try_get(0)
+pub async fn approved(client: &impl GenericClient, devices: &[&str]) -> Result<Vec<String>, Error> {
+    client
+        .query(APPROVED, &[&devices])
+        .await?
+        .iter()
+        .map(|row| row.try_get(0))
+        .collect()
 }
 
 /// Requests by device id, behind `after`, of this state; `limit` at most.
@@ -268,5 +279,6 @@ fn request(row: &Row) -> Result<Request, Error> {
         issued_at: row.try_get(9)?,
         reason: row.try_get(10)?,
         issuing_at: row.try_get(11)?,
+        expected_key: row.try_get(12)?,
     })
 }

@@ -107,6 +107,7 @@ families! {
 
     STATUS_WRITTEN: Kind::Counter, "iotflow_status_devices_written_total", Count, "Device states written";
     STATUS_SWEPT: Kind::Counter, "iotflow_status_devices_swept_total", Count, "Devices put offline because their heartbeats stopped (PRESENCE_TIMEOUT)";
+    DISCOVERY_REFUSED: Kind::Counter, "iotflow_discovery_refused_total", Count, "Registrations with another key than the device was announced with";
     DISCOVERY_DROPPED: Kind::Counter, "iotflow_discovery_dropped_total", Count, "Registrations that were not looked at because more came than DISCOVERY_RATE allows";
     HTTP_REQUESTS: Kind::Counter, "iotflow_http_requests_total", Count, "Requests answered, by the route's template, method and status";
     HTTP_SECONDS: Kind::Histogram(LATENCY_SECONDS), "iotflow_http_request_seconds", Seconds, "From a request's headers to those of its answer, by the route's template";
@@ -272,6 +273,8 @@ pub struct Metrics {
     pub status_written: Counter,
     /// See `iotflow_status_devices_swept_total`.
     pub status_swept: Counter,
+    /// See `iotflow_discovery_refused_total`.
+    pub discovery_refused: Counter,
     /// See `iotflow_discovery_dropped_total`.
     pub discovery_dropped: Counter,
 }
@@ -346,6 +349,7 @@ impl Metrics {
             broker_dropped: gauge(&recorder, BROKER_DROPPED, &[]),
             access_alarm: gauge(&recorder, ACCESS_ALARM, &[]),
             access_pending: gauge(&recorder, ACCESS_PENDING, &[]),
+            discovery_refused: counter(&recorder, DISCOVERY_REFUSED, &[]),
             discovery_dropped: counter(&recorder, DISCOVERY_DROPPED, &[]),
             status_written: counter(&recorder, STATUS_WRITTEN, &[]),
             status_swept: counter(&recorder, STATUS_SWEPT, &[]),

@@ -307,7 +307,7 @@ async fn issue(
 }
 
 /// A password each, on a thread that may be kept busy: a thousand hashes take a good part of a second.
-async fn passwords_for(usernames: Vec<Username>) -> Result<Vec<(Login, String)>, getrandom::Error> {
+pub(super) async fn passwords_for(usernames: Vec<Username>) -> Result<Vec<(Login, String)>, getrandom::Error> {
     let make = move || {
         let one = |username: Username| {
             let password: Secret = passwords::generate()?;

@@ -88,7 +88,13 @@ impl Stage {
         // Nobody registers here, and nobody looks after it.
         let (_, publisher) = Publisher::new(&mqtt, "test", latch.clone(), metrics.connection("publisher"), stop.clone());
         let pool = pool::pool(&self.db, "clerk", 1).expect("a sound URL");
-        let (_, registrations) = Clerk::new(discovery::Config::default(), tree.clone(), pool, publisher, Counter::noop());
+        let (_, registrations) = Clerk::new(
+            discovery::Config::default(),
+            tree.clone(),
+            pool,
+            publisher,
+            [Counter::noop(), Counter::noop()],
+        );
         let parts = Parts {
             config: self.config,
             mqtt,

@@ -66,10 +66,15 @@ impl Person {
     /// Takes what is delivered until `payload` is, which must come.
     pub async fn receive_until(&mut self, payload: &str) {
         while !self.received.iter().any(|(_, known)| known == payload) {
-            self.until(|packet| matches!(packet, Packet::Publish(_)))
-                .await
-                .expect("it is connected");
+            self.receive().await;
         }
+    }
+
+    /// Waits for the next delivery, which must come.
+    pub async fn receive(&mut self) {
+        self.until(|packet| matches!(packet, Packet::Publish(_)))
+            .await
+            .expect("it is connected");
     }
 
     /// Takes the next payload that is delivered on `topic`, which must come.
@@ -78,9 +83,7 @@ impl Person {
             if let Some(at) = self.received.iter().position(|(known, _)| known == topic) {
                 return self.received.remove(at).1;
             }
-            self.until(|packet| matches!(packet, Packet::Publish(_)))
-                .await
-                .expect("it is connected");
+            self.receive().await;
         }
     }
 

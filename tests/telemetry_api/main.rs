@@ -13,5 +13,6 @@ mod trial;
 mod deletion;
 mod hostile;
 mod letters;
+mod pages;
 mod reads;
 mod submission;

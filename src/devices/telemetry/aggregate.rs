@@ -17,20 +17,38 @@ use super::window::{Aggregation, Fill, Function};
 
 /// The most points of an answer: windows times metrics.
 pub const MAX_POINTS: usize = 100_000;
+/// The windows of each metric, each with what is `{made}` of its values. Behind the inner OFFSET the planner does not look for what a
+/// window is made of, and hashes; else it expects as many windows as there are rows, and sorts a million of them. Metrics go by
+/// number there, and get their names when little is left.
 const GATHER: &str = "
-    SELECT m.name, date_bin($4::int8 * interval '1 microsecond', t.\"time\", $5) AS begin,
-           count(*), sum(v) FILTER (WHERE $11), min(v), max(v),
-           (array_agg(v ORDER BY t.\"time\", t.metric_set_id) FILTER (WHERE $7))[1],
-           (array_agg(v ORDER BY t.\"time\" DESC, t.metric_set_id DESC) FILTER (WHERE $8))[1],
-           percentile_cont(0.5) WITHIN GROUP (ORDER BY v) FILTER (WHERE $9)
-    FROM telemetry t
-    JOIN metric_set_members b USING (metric_set_id)
-    JOIN metrics m USING (metric_id),
-    LATERAL (SELECT t.\"values\"[b.position] AS v) AS number
-    WHERE t.device_id = $1 AND t.\"time\" >= $2 AND t.\"time\" < $3 AND v IS NOT NULL AND ($6::text[] IS NULL OR m.name = ANY ($6))
-    GROUP BY m.name, begin
-    ORDER BY m.name, begin
-    LIMIT $10";
+    SELECT m.name, w.* FROM (
+        SELECT metric_id, begin, count(*), {made} FROM (
+            SELECT b.metric_id, date_bin($4::int8 * interval '1 microsecond', t.\"time\", $5) AS begin, t.\"values\"[b.position] AS v,
+                   t.\"time\", t.metric_set_id
+            FROM telemetry t JOIN metric_set_members b USING (metric_set_id)
+            WHERE t.device_id = $1 AND t.\"time\" >= $2 AND t.\"time\" < $3
+              AND ($6::text[] IS NULL OR b.metric_id IN (SELECT metric_id FROM metrics WHERE name = ANY ($6)))
+            OFFSET 0) AS numbers
+        WHERE v IS NOT NULL GROUP BY metric_id, begin LIMIT $7) AS w
+    JOIN metrics m USING (metric_id)";
+/// What is made of a window's values, and for whom. The last three want them sorted, and one of these is enough for the database to
+/// sort instead of hashing: what is not asked for is not in the statement.
+const COLUMNS: [(&[Function], &str); 6] = [
+    (&[Function::Mean, Function::Sum], "sum(v)"),
+    (&[Function::Min], "min(v)"),
+    (&[Function::Max], "max(v)"),
+    (&[Function::First], "(array_agg(v ORDER BY \"time\", metric_set_id))[1]"),
+    (&[Function::Last], "(array_agg(v ORDER BY \"time\" DESC, metric_set_id DESC))[1]"),
+    (&[Function::Median], "percentile_cont(0.5) WITHIN GROUP (ORDER BY v)"),
+];
+
+fn statement(functions: &[Function]) -> String {
+    let made = COLUMNS.map(|(of, made)| {
+        let is_asked_for = functions.iter().any(|function| of.contains(function));
+        if is_asked_for { made } else { "NULL::float8" }
+    });
+    GATHER.replace("{made}", &made.join(", "))
+}
 
 /// Why nothing was gathered.
 #[derive(Debug, thiserror::Error)]
@@ -123,11 +141,10 @@ pub struct Series {
 pub async fn series(client: &impl GenericClient, device_id: i32, wanted: &Aggregation) -> Result<Vec<Series>, AggregateError> {
     let origin = Timestamp::from_microsecond(wanted.first).unwrap_or(Timestamp::MIN);
     let metrics = (!wanted.metrics.is_empty()).then_some(&wanted.metrics);
-    let has = |function| wanted.functions.contains(&function);
     let most = i64::try_from(MAX_POINTS + 1).unwrap_or(i64::MAX);
     let rows = client
         .query(
-            GATHER,
+            &statement(&wanted.functions),
             &[
                 &device_id,
                 &wanted.span.from,
@@ -135,11 +152,7 @@ pub async fn series(client: &impl GenericClient, device_id: i32, wanted: &Aggreg
                 &wanted.window,
                 &origin,
                 &metrics,
-                &has(Function::First),
-                &has(Function::Last),
-                &has(Function::Median),
                 &most,
-                &(has(Function::Sum) || has(Function::Mean)),
             ],
         )
         .await?;
@@ -148,7 +161,7 @@ pub async fn series(client: &impl GenericClient, device_id: i32, wanted: &Aggreg
     }
     let mut gathered: BTreeMap<String, BTreeMap<u64, Vec<Option<f64>>>> = BTreeMap::new();
     for row in &rows {
-        let begin: Timestamp = row.try_get(1)?;
+        let begin: Timestamp = row.try_get(2)?;
         let index = u64::try_from((begin.as_microsecond() - wanted.first) / wanted.window).unwrap_or(0);
         gathered
             .entry(row.try_get(0)?)
@@ -170,8 +183,8 @@ pub async fn series(client: &impl GenericClient, device_id: i32, wanted: &Aggreg
 
 fn values(row: &Row, functions: &[Function]) -> Result<Vec<Option<f64>>, Error> {
     #[expect(clippy::cast_precision_loss, reason = "rows are counted below 2^53")]
-    let count = row.try_get::<_, i64>(2)? as f64;
-    let sum: Option<f64> = row.try_get(3)?;
+    let count = row.try_get::<_, i64>(3)? as f64;
+    let sum: Option<f64> = row.try_get(4)?;
     functions
         .iter()
         .map(|function| {
@@ -180,11 +193,11 @@ fn values(row: &Row, functions: &[Function]) -> Result<Vec<Option<f64>>, Error> 
                 Function::Mean => sum.map(|sum| sum / count),
                 Function::Sum => sum,
                 Function::Count => Some(count),
-                Function::Min => row.try_get(4)?,
-                Function::Max => row.try_get(5)?,
-                Function::First => row.try_get(6)?,
-                Function::Last => row.try_get(7)?,
-                Function::Median => row.try_get(8)?,
+                Function::Min => row.try_get(5)?,
+                Function::Max => row.try_get(6)?,
+                Function::First => row.try_get(7)?,
+                Function::Last => row.try_get(8)?,
+                Function::Median => row.try_get(9)?,
             })
         })
         .collect()

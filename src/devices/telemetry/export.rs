@@ -8,7 +8,7 @@ use tokio_postgres::{Error, GenericClient};
 use super::range::{self, Message, Order, Place, Wanted};
 use super::span::Span;
 
-/// Messages a page: enough that the way to the database and back does not count.
+/// Messages a page, if they are not large: enough that the way to the database and back does not count.
 const PAGE: u32 = 1_000;
 
 /// The form of the lines.
@@ -97,7 +97,7 @@ impl Export {
             metrics: &self.metrics,
             limit: PAGE,
         };
-        let messages = range::messages(client, self.device_id, &wanted).await?;
+        let (messages, more) = range::messages(client, self.device_id, &wanted).await?;
         let mut bytes = Vec::new();
         if !self.begun && self.format == Format::Csv {
             bytes.extend_from_slice(b"time,device,metric,value\r\n");
@@ -105,7 +105,7 @@ impl Export {
         write(self.format, &self.device, &messages, &mut bytes);
         self.begun = true;
         self.after = messages.last().map(|message| message.place).or(self.after);
-        self.ended = messages.len() < PAGE as usize;
+        self.ended = !more;
         Ok(bytes)
     }
 }

@@ -4,9 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
+use tokio_postgres::types::{Json, ToSql};
 use tokio_postgres::{Error, GenericClient, Row};
 use utoipa::ToSchema;
+
+use crate::db::page::Page;
 
 use super::span::Span;
 
@@ -71,7 +74,7 @@ pub struct Wanted<'a> {
     pub order: Order,
     /// With one of these metrics, and of such messages only these; all where there are none.
     pub metrics: &'a [String],
-    /// At most so many.
+    /// At most so many; fewer where they are large.
     pub limit: u32,
 }
 
@@ -85,7 +88,7 @@ impl Wanted<'_> {
 }
 
 /// A message as it was stored.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Message {
     /// Its time.
     pub time: Timestamp,
@@ -95,33 +98,38 @@ pub struct Message {
     pub values: BTreeMap<String, f64>,
     /// What was not a number.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub extra: Option<Value>,
+    #[schema(value_type = Option<Value>)]
+    pub extra: Option<Box<RawValue>>,
     /// Where it stands among the others.
     #[serde(skip)]
     pub place: Place,
 }
 
-/// The messages of a device.
+/// A page of the messages of a device, and whether there are more behind it.
 ///
 /// # Errors
 /// The database's.
-pub async fn messages(client: &impl GenericClient, device_id: i32, wanted: &Wanted<'_>) -> Result<Vec<Message>, Error> {
+pub async fn messages(client: &impl GenericClient, device_id: i32, wanted: &Wanted<'_>) -> Result<(Vec<Message>, bool), Error> {
     let statement = match wanted.order {
         Order::Ascending => ASCENDING,
         Order::Descending => DESCENDING,
     };
-    let (after, part) = wanted.after();
-    let set = i32::try_from(part).unwrap_or(i32::MAX);
+    let (mut after, part) = wanted.after();
+    let mut set = i32::try_from(part).unwrap_or(i32::MAX);
     let metrics = (!wanted.metrics.is_empty()).then_some(wanted.metrics);
     let Span { from, to } = wanted.span;
-    let rows = client
-        .query(
-            statement,
-            &[&device_id, &from, &to, &after, &set, &metrics, &i64::from(wanted.limit)],
-        )
-        .await?;
+    let mut page = Page::new(wanted.limit);
+    while let Some(limit) = page.wants() {
+        if let Some(last) = page.rows().last() {
+            (after, set) = (Some(last.try_get(0)?), last.try_get(1)?);
+        }
+        let parameters: [&(dyn ToSql + Sync); 7] = [&device_id, &from, &to, &after, &set, &metrics, &limit];
+        page.take(limit, client.query_raw(statement, parameters).await?).await?;
+    }
+    let (rows, more) = page.finish();
     let sets = names(client, &rows).await?;
-    rows.iter().map(|row| message(row, &sets, wanted.metrics)).collect()
+    let messages = rows.iter().map(|row| message(row, &sets, wanted.metrics));
+    Ok((messages.collect::<Result<_, _>>()?, more))
 }
 
 struct Names {
@@ -150,14 +158,9 @@ async fn names(client: &impl GenericClient, rows: &[Row]) -> Result<HashMap<i32,
 fn message(row: &Row, sets: &HashMap<i32, Names>, metrics: &[String]) -> Result<Message, Error> {
     let (time, set): (Timestamp, i32) = (row.try_get(0)?, row.try_get(1)?);
     let numbers: Vec<Option<f64>> = row.try_get(2)?;
-    let mut extra: Option<Value> = row.try_get(3)?;
+    let extra: Option<Json<Box<RawValue>>> = row.try_get(3)?;
     let is_wanted = |name: &str| metrics.is_empty() || metrics.iter().any(|metric| metric == name);
-    if let Some(Value::Object(members)) = &mut extra {
-        members.retain(|name, _| is_wanted(name));
-        if members.is_empty() {
-            extra = None;
-        }
-    }
+    let extra = extra.and_then(|Json(extra)| only(extra, is_wanted));
     let names = sets.get(&set);
     let values = names
         .into_iter()
@@ -175,4 +178,16 @@ fn message(row: &Row, sets: &HashMap<i32, Names>, metrics: &[String]) -> Result<
             part: i64::from(set),
         },
     })
+}
+
+/// The members of an object that are wanted, each as it is written: a value of a megabyte may be a hundred as a tree.
+fn only(extra: Box<RawValue>, is_wanted: impl Fn(&str) -> bool) -> Option<Box<RawValue>> {
+    let Ok(mut members) = serde_json::from_str::<BTreeMap<String, &RawValue>>(extra.get()) else {
+        return Some(extra);
+    };
+    members.retain(|name, _| is_wanted(name));
+    if members.is_empty() {
+        return None;
+    }
+    to_raw_value(&members).ok()
 }

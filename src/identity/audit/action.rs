@@ -59,6 +59,7 @@ actions! {
     DiscoveryApprove = "discovery.approve", "A device that asked for credentials was approved.";
     DiscoveryReject = "discovery.reject", "A device that asked for credentials was rejected.";
     DiscoveryForget = "discovery.forget", "A device's request for credentials was forgotten.";
+    DiscoveryRefuse = "discovery.refuse", "Somebody asked for an announced device's credentials with another key.";
     DiscoveryIssue = "discovery.issue", "A device was given its credentials.";
     CertificateIssue = "certificate.issue", "A certificate was issued.";
     CertificateRenew = "certificate.renew", "A certificate was renewed.";
