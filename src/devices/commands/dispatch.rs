@@ -292,7 +292,7 @@ pub async fn lock(client: &impl GenericClient, deliveries: &[i64]) -> Result<(),
 /// # Errors
 /// The database's.
 pub async fn sent(client: &impl GenericClient, deliveries: &[i64]) -> Result<u64, Error> {
-    let rows = client.query(SENT, &[&deliveries]).await?;
+    let rows = client.query_typed(SENT, &[(&deliveries, Type::INT8_ARRAY)]).await?;
     let groups: Vec<&str> = rows.iter().filter_map(|row| row.get(0)).collect();
     let mut count = rows.len() as u64;
     if !groups.is_empty() {
@@ -325,7 +325,7 @@ pub async fn refused(client: &impl GenericClient, refusals: &[(i64, String)]) ->
 /// # Errors
 /// The database's.
 pub async fn done(client: &impl GenericClient, deliveries: &[i64]) -> Result<(), Error> {
-    client.execute(DONE, &[&deliveries]).await.map(drop)
+    client.execute_typed(DONE, &[(&deliveries, Type::INT8_ARRAY)]).await.map(drop)
 }
 
 /// Puts these back, for nobody was there to get them. For a transaction, behind [`lock`].
