@@ -18,6 +18,8 @@ use crate::observe::logging;
 use crate::operations::discovery::{self, DecideError};
 use crate::protocol::id::DeviceIdRef;
 
+mod announce;
+
 /// Registrations that are read at once.
 const PAGE: u32 = 1_000;
 
@@ -55,7 +57,14 @@ pub(super) fn command() -> Command {
                 reject,
                 Command::new("expect")
                     .about("Announce a device: it gets credentials as soon as it asks")
-                    .arg(device())
+                    .arg(device().required(false).required_unless_present("file"))
+                    .arg(
+                        Arg::new("file")
+                            .long("file")
+                            .value_name("CSV")
+                            .conflicts_with_all(["device", "key"])
+                            .help("Announce all devices of a file with the columns device_id and expected_key (which may be empty)"),
+                    )
                     .arg(
                         Arg::new("key")
                             .long("key")
@@ -80,10 +89,19 @@ pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         let state = text("state").and_then(State::parse);
         return runtime()?.block_on(list(&config, state, matches.get_flag("json")));
     }
+    if let Some(file) = matches.try_get_one::<String>("file").ok().flatten() {
+        return runtime()?.block_on(announce_all(&config, file));
+    }
     let device = DeviceIdRef::parse(text("device").context("clap demands it")?)?;
     let reason = (name == "reject").then(|| text("reason")).flatten();
     let key = matches.try_get_one::<Vec<u8>>("key").ok().flatten().map(Vec::as_slice);
     runtime()?.block_on(decide(&config, name, device, reason, key))
+}
+
+async fn announce_all(config: &Config, file: &str) -> anyhow::Result<ExitCode> {
+    let mut client = database::connect(&config.db, "discovery").await?;
+    let all = announce::announce(&mut client, &Actor::of_command_line(), file).await?;
+    Ok(ExitCode::from(if all { EXIT_OK } else { EXIT_FAILED }))
 }
 
 async fn decide(

@@ -10,9 +10,9 @@ use tokio_postgres::{Error, Row, RowStream};
 /// What a page's rows may come to, in bytes as the server sends them: far more than a thousand ordinary messages have, and little
 /// enough that dozens of pages at once harm nobody. A single row may be larger, and is a page of its own then.
 pub const MAX_BYTES: usize = 4 * 1024 * 1024;
-/// Rows that are asked for first. Of the largest there are (1 MiB, where nothing else is set) so many are thrown away at most.
+/// Rows that are asked for first: of the largest ones (1 MiB each, where nothing else is set) a dozen come in vain.
 const FIRST: u32 = 16;
-/// The most that are asked for at once, where those before were small.
+/// The most that are asked for at once, where those before were small, and so the most that ever come in vain.
 const MOST: u32 = 256;
 
 /// A page that is being read.

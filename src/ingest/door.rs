@@ -17,6 +17,7 @@ use bytes::Bytes;
 use crossbeam::queue::ArrayQueue;
 use tokio::sync::oneshot;
 
+use crate::lifecycle::readiness::Latch;
 use crate::observe::accounting::Accounting;
 use crate::observe::metrics::Metrics;
 use crate::protocol::id::DeviceIdRef;
@@ -55,6 +56,11 @@ pub enum Refusal {
     /// It was not committed in time.
     #[error("not committed within {0:?}; it may still be, send again: what was stored is recognised where the message has a time")]
     NoAnswer(Duration),
+    /// It waits for the database with all the others.
+    #[error(
+        "the database does not take rows now, for a reason that /readyz has; it waits and may still be stored, send again later: what was stored is recognised where the message has a time"
+    )]
+    Unstored,
     /// It was let go without a verdict, at a stop that could not wait.
     #[error("the service stopped before it was known to be stored; send again: what was stored is recognised where the message has a time")]
     Abandoned,
@@ -72,6 +78,8 @@ pub struct Door {
     accounting: Arc<Accounting>,
     metrics: Arc<Metrics>,
     held: Arc<Held>,
+    /// Whether rows are stored.
+    latch: Latch,
 }
 
 impl fmt::Debug for Door {
@@ -101,6 +109,7 @@ impl Door {
             accounting: Arc::clone(&store.accounting),
             metrics: Arc::clone(&store.metrics),
             held: Arc::clone(&store.held),
+            latch: store.latch.clone(),
         })
     }
 
@@ -200,7 +209,8 @@ impl Door {
         match tokio::time::timeout(patience, verdict).await {
             Ok(Ok(verdict)) => Ok(verdict),
             Ok(Err(_)) => Err(Refusal::Abandoned),
-            Err(_) => Err(Refusal::NoAnswer(patience)),
+            Err(_) if self.latch.is_ready() => Err(Refusal::NoAnswer(patience)),
+            Err(_) => Err(Refusal::Unstored),
         }
     }
 
@@ -238,7 +248,7 @@ impl Door {
             Err(Refusal::Payload(_)) => &counters.refused,
             Err(Refusal::RateLimited) => &counters.rate_limited,
             Err(Refusal::Overloaded | Refusal::Stopping) => &counters.overload,
-            Err(Refusal::NoAnswer(_) | Refusal::Abandoned) => &counters.unanswered,
+            Err(Refusal::NoAnswer(_) | Refusal::Unstored | Refusal::Abandoned) => &counters.unanswered,
         };
         counter.increment(1);
     }

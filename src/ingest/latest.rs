@@ -18,6 +18,22 @@ pub const FLUSH_EVERY: Duration = Duration::from_secs(1);
 
 const STAGE: &str = "CREATE TEMPORARY TABLE IF NOT EXISTS stage_latest (LIKE telemetry) ON COMMIT DELETE ROWS";
 const COPY: &str = "COPY stage_latest (device_id, time, metric_set_id, \"values\", extra) FROM STDIN (FORMAT binary)";
+/// Whoever deletes telemetry writes here first: until the end of the transaction nobody does, and what was deleted before is seen.
+const HOLD: &str = "LOCK TABLE telemetry_deletions IN SHARE MODE";
+/// What was deleted since it was noted gives its place to the newest that is left. The look into `telemetry` is a subquery with a
+/// LIMIT, and not a join, and names the device as the deletion does: so it is made by the key, and for those few alone.
+const RECALL: &str = "
+    WITH gone AS (
+        DELETE FROM stage_latest s USING telemetry_deletions d
+        WHERE d.device_id = s.device_id AND s.time >= d.begins AND s.time < d.ends
+          AND (SELECT true FROM telemetry t
+               WHERE t.device_id = d.device_id AND t.time = s.time AND t.metric_set_id = s.metric_set_id LIMIT 1) IS NULL
+        RETURNING s.device_id, s.metric_set_id)
+    INSERT INTO stage_latest (device_id, time, metric_set_id, \"values\", extra)
+    SELECT newest.* FROM gone, LATERAL (
+        SELECT t.device_id, t.time, t.metric_set_id, t.\"values\", t.extra FROM telemetry t
+        WHERE t.device_id = gone.device_id AND t.metric_set_id = gone.metric_set_id
+        ORDER BY t.time DESC LIMIT 1) AS newest";
 const UPSERT: &str = "
     INSERT INTO latest AS known (device_id, metric_set_id, time, \"values\", extra)
     SELECT device_id, metric_set_id, time, \"values\", extra FROM stage_latest ORDER BY device_id, metric_set_id
@@ -71,9 +87,11 @@ impl Latest {
     pub async fn flush(&mut self, client: &mut ClientWrapper) -> Result<(), Error> {
         client.batch_execute(STAGE).await?;
         let transaction = client.build_transaction().start().await?;
+        transaction.batch_execute(HOLD).await?;
         let mut buffer = BytesMut::new();
         let framed = frame(self.newest.values().map(|(_, row)| row.as_slice()), &mut buffer);
         send(transaction.copy_in(COPY).await?, framed).await?;
+        transaction.execute(RECALL, &[]).await?;
         transaction.execute(UPSERT, &[]).await?;
         transaction.commit().await?;
         self.clear();

@@ -95,6 +95,12 @@ impl Latch {
         }
     }
 
+    /// Whether the part works, as it said last.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.board.board().get(&self.name).is_some_and(|condition| condition.ready)
+    }
+
     fn set(&self, ready: bool, detail: String) {
         if let Some(condition) = self.board.board().get_mut(&self.name) {
             (condition.ready, condition.detail) = (ready, detail);
@@ -111,6 +117,7 @@ mod tests {
         let board = Readiness::default();
         let (database, broker) = (board.latch("database"), board.latch("broker"));
         database.ready("connected");
+        assert!(database.is_ready() && !broker.is_ready());
         assert!(!board.is_ready(), "the broker has not spoken yet");
         broker.ready("subscribed");
         assert!(board.is_ready());

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use iotflow::protocol::rights::Role;
 use serde_json::{Value, json};
 
+use super::support::eventually;
 use super::support::judge::number;
 use super::support::person::Person;
 use super::support::servers::connect;
@@ -41,11 +42,11 @@ fn password(answer: &str) -> String {
 /// Each can log in with what it was told.
 async fn are_let_in(trial: &Trial, told: &BTreeMap<String, String>) {
     for (device, password) in told {
-        let person = Person::connect(&trial.way_in(false, (device, password)), device).await;
-        person
-            .unwrap_or_else(|error| panic!("the credentials of {device} are good: {error}"))
-            .leave()
-            .await;
+        let config = trial.way_in(false, (device, password));
+        let person = eventually(&format!("the credentials of {device} are good"), async || {
+            Person::connect(&config, device).await.ok()
+        });
+        person.await.leave().await;
     }
 }
 

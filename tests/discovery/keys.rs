@@ -56,6 +56,25 @@ async fn who_was_announced_with_a_key_is_answered_by_it_alone() {
         assert_eq!(told["status"], "approved", "{told}");
         assert!(told["sealed"].is_object() && told["credentials"].is_null(), "{told}");
     }
+    // Many at once, each line by itself.
+    let file = trial.site.folder.path().join("valves.csv");
+    std::fs::write(
+        &file,
+        format!("device_id,expected_key\nvalve-4,{first}\nvalve-5,\nvalve 6,\nvalve-4,{second}\nvalve-7,AAAA\n"),
+    )
+    .expect("the folder is ours");
+    let announced = trial.cli(&["expect", "--file", file.to_str().expect("UTF-8")]);
+    let said = String::from_utf8_lossy(&announced.stderr).into_owned();
+    assert_eq!(announced.status.code(), Some(1), "{said}");
+    for (line, why) in [("line 4", "valve 6"), ("line 5", "already"), ("line 6", "X25519")] {
+        assert!(said.lines().any(|said| said.contains(line) && said.contains(why)), "{line}: {said}");
+    }
+    let expected = "SELECT device || ' ' || coalesce(encode(expected_key, 'base64'), '-') FROM discovery_requests
+                    WHERE device IN ('valve-4', 'valve-5', 'valve-7') ORDER BY device";
+    assert_eq!(
+        texts(&trial.site.sql, expected).await,
+        [format!("valve-4 {first}"), "valve-5 -".to_owned()]
+    );
     assert_eq!(trial.service.sum("iotflow_discovery_refused_total").await, 4.0);
     let refused = "SELECT object || ' ' || outcome FROM audit_log WHERE action = 'discovery.refuse' ORDER BY id";
     assert_eq!(

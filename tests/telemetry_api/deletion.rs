@@ -90,3 +90,35 @@ async fn much_is_deleted_in_several_transactions_and_all_of_it() {
     assert!(parts.len() >= 3, "{parts:?}");
     assert_eq!(parts.iter().map(|part| part.parse::<i64>().expect("a number")).sum::<i64>(), 45_001);
 }
+
+#[tokio::test]
+async fn what_was_deleted_before_it_was_written_as_the_newest_is_not_the_newest() {
+    let trial = Trial::start().await;
+    let mut deleter = trial.servers.sql().await;
+    let sql = trial.servers.sql().await;
+    // As another deletion would, it holds up the writer of `latest`, and no other deletion.
+    let lock = deleter.transaction().await.expect("a transaction");
+    lock.batch_execute("LOCK TABLE telemetry_deletions IN ROW EXCLUSIVE MODE")
+        .await
+        .expect("nobody has it");
+    let readings: Vec<Value> = (0..10).map(|second| json!({"a": second, "ts": 1_751_365_800 + second})).collect();
+    send(&trial.operator, DEVICE, &Value::Array(readings), "committed").await;
+    let path = format!("{DEVICE}?from=1751365805&to=2025-07-01T10:30:59Z");
+    let answer = trial.admin.call("DELETE", &path, None).await.ok();
+    assert_eq!(answer["deleted"]["telemetry"], 5);
+    assert_eq!(number(&sql, "SELECT count(*) FROM latest").await, 0);
+    lock.rollback().await.expect("it lets go");
+    eventually("the newest values are written", async || {
+        (number(&sql, "SELECT count(*) FROM latest").await == 1).then_some(())
+    })
+    .await;
+    let values = trial.viewer.get(&format!("{DEVICE}/latest")).await.ok()["values"].clone();
+    assert_eq!(values, json!({"a": {"time": "2025-07-01T10:30:04Z", "value": 4.0}}));
+    // What is sent again after the deletion counts again.
+    send(&trial.operator, DEVICE, &json!({"a": 6, "ts": 1_751_365_806}), "committed").await;
+    eventually("the newest value is that one", async || {
+        let latest = trial.viewer.get(&format!("{DEVICE}/latest")).await.ok();
+        (latest["values"]["a"]["value"] == 6.0).then_some(())
+    })
+    .await;
+}

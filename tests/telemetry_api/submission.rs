@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::support::eventually;
 use super::support::http::{Api, Reply};
-use super::support::judge::{number, texts};
+use super::support::judge::{number, texts, until_number};
 use super::support::service::sum;
 use super::trial::Trial;
 
@@ -213,4 +213,22 @@ async fn a_device_sends_by_its_key_for_itself_alone() {
     device_keys::set_disabled(&sql, number, true).await.expect("it is shut out");
     assert!(detail(&send(DEVICE, key.secret.reveal()).await, 403).contains("disabled"));
     assert_eq!(super::support::judge::number(&sql, "SELECT count(*) FROM readings").await, 1);
+}
+
+#[tokio::test]
+async fn a_table_that_is_away_loses_nothing_and_makes_no_dead_letters() {
+    let trial = Trial::start().await;
+    let sql = trial.servers.sql().await;
+    let reading = json!({"a": 1, "ts": 1_751_365_800});
+    sql.batch_execute("ALTER TABLE telemetry RENAME TO away")
+        .await
+        .expect("it is renamed");
+    let answer = trial.operator.raw("POST", DEVICE, &[], reading.to_string()).await;
+    assert!(detail(&answer, 503).contains("send again"));
+    assert_eq!(answer.header("retry-after"), "5");
+    sql.batch_execute("ALTER TABLE away RENAME TO telemetry").await.expect("it is back");
+    // What waited is stored, and recognised when it is sent again.
+    until_number(&sql, "SELECT count(*) FROM readings", 1).await;
+    send(&trial.operator, DEVICE, &reading, "duplicate").await;
+    assert_eq!(number(&sql, "SELECT count(*) FROM dead_letters").await, 0);
 }

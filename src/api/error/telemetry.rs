@@ -51,6 +51,8 @@ impl From<door::Refusal> for Problem {
             door::Refusal::Overloaded | door::Refusal::Stopping | door::Refusal::Abandoned => {
                 return Self::new(Kind::Unavailable, refusal.to_string()).retry_after(1);
             }
+            // Somebody has to mend it, or it comes back by itself: within a second is seldom.
+            door::Refusal::Unstored => return Self::new(Kind::Unavailable, refusal.to_string()).retry_after(5),
             door::Refusal::NoAnswer(_) => Kind::Timeout,
         };
         Self::new(kind, refusal.to_string())

@@ -16,6 +16,10 @@ const TELEMETRY: &str = "DELETE FROM telemetry WHERE device_id = $1 AND \"time\"
 const LAST_OF_EVENTS: &str =
     "SELECT \"time\" FROM events WHERE device_id = $1 AND \"time\" >= $2 AND \"time\" < $3 ORDER BY \"time\" OFFSET $4 LIMIT 1";
 const EVENTS: &str = "DELETE FROM events WHERE device_id = $1 AND \"time\" >= $2 AND \"time\" < $3";
+/// Writers hold this table against it while they write `latest`, so that they either came before, and are mended below, or know of it.
+const NOTE: &str = "INSERT INTO telemetry_deletions (device_id, begins, ends) VALUES ($1, $2, $3)";
+/// No writer keeps in memory for a day what it has still to write.
+const FORGET: &str = "DELETE FROM telemetry_deletions WHERE deleted_at < now() - interval '1 day'";
 /// In the order in which writers take them, or the two could wait for each other.
 const OUTDATED: &str = "
     DELETE FROM latest WHERE (device_id, metric_set_id) IN (
@@ -48,8 +52,7 @@ impl std::ops::AddAssign for Deleted {
 }
 
 /// Deletes the first part of a span, for the transaction that `client` is in, and mends `latest` where it named what is gone.
-/// Returns what is left of the span, if anything is. What a writer has in memory of the last second may be put into `latest`
-/// after it.
+/// Returns what is left of the span, if anything is. Writers that have some of it in memory learn of it by `telemetry_deletions`.
 ///
 /// # Errors
 /// The database's.
@@ -68,6 +71,8 @@ pub async fn part(client: &impl GenericClient, device_id: i32, span: Span) -> Re
     // All of that last moment goes along.
     let behind = |last: Timestamp| last.saturating_add(SignedDuration::from_micros(1)).unwrap_or(span.to).min(span.to);
     let end = last.map_or(span.to, behind);
+    client.execute(NOTE, &[&device_id, &span.from, &end]).await?;
+    client.execute(FORGET, &[]).await?;
     let deleted = Deleted {
         telemetry: client.execute(TELEMETRY, &[&device_id, &span.from, &end]).await?,
         events: client.execute(EVENTS, &[&device_id, &span.from, &end]).await?,
