@@ -24,6 +24,8 @@ const PUT: &str = "
     ON CONFLICT (device) DO UPDATE
         SET display_name = excluded.display_name, device_type = excluded.device_type, tags = excluded.tags, metadata = excluded.metadata,
             created_at = CASE WHEN known.deleted_at IS NULL THEN known.created_at ELSE now() END,
+            shut_out_at = CASE WHEN known.deleted_at IS NULL THEN known.shut_out_at END,
+            disabled = known.disabled AND known.deleted_at IS NULL,
             deleted_at = NULL, updated_at = now(), revision = known.revision + 1
     RETURNING device, device_id";
 const ENSURE_GROUPS: &str = "

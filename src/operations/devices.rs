@@ -51,9 +51,6 @@ pub enum DeviceError {
     /// Its credentials.
     #[error(transparent)]
     Credentials(#[from] CredentialError),
-    /// Nothing that could be refused.
-    #[error("the device {} has no credentials: there is nothing to shut out or let in", .0.as_str())]
-    NoCredentials(DeviceId),
     /// Too many groups.
     #[error("a device joins {MAX_GROUPS} groups at most at once; these are {0}")]
     Groups(usize),
@@ -110,7 +107,7 @@ pub async fn update(
 /// Deletes a device, in one transaction with the entry in the audit: its credentials, its memberships, its configuration, what is
 /// known of its presence; its commands under way are cancelled, and what the broker keeps of it is cleared. Its telemetry stays.
 ///
-/// A certificate stays good in itself; see [`credentials`].
+/// A certificate stays good in itself, and opens nothing: see [`credentials`].
 ///
 /// # Errors
 /// See [`DeviceError`].
@@ -138,9 +135,7 @@ pub async fn delete(
 pub async fn set_enabled(client: &mut impl GenericClient, actor: &Actor, id: &DeviceId, enabled: bool) -> Result<Device, DeviceError> {
     let transaction = client.transaction().await?;
     let number = registry::lock(&transaction, id, None).await?;
-    if !credentials::set_disabled(&transaction, id, number, !enabled).await? {
-        return Err(DeviceError::NoCredentials(id.clone()));
-    }
+    credentials::set_disabled(&transaction, id, number, !enabled).await?;
     let action = if enabled { Action::DeviceEnable } else { Action::DeviceDisable };
     audit::record(&transaction, &Act::new(actor, action, id.as_str(), Outcome::Done)).await?;
     let device = registry::get(&transaction, id).await?;

@@ -135,7 +135,6 @@ impl From<DeviceError> for Problem {
             DeviceError::Registry(error) => error.into(),
             DeviceError::Group(error) => error.into(),
             DeviceError::Credentials(error) => error.into(),
-            DeviceError::NoCredentials(_) => Self::new(Kind::Conflict, error.to_string()),
             DeviceError::Groups(_) => Self::new(Kind::Unprocessable, error.to_string()),
             DeviceError::Database(error) => Self::database(&error),
         }
