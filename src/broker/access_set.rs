@@ -97,13 +97,7 @@ impl AccessSet {
     /// The set for these members, and for devices that are shut out, whether they are members or not; members with a hash log in with
     /// a password.
     #[must_use]
-    pub fn render(
-        tree: &TopicTree,
-        members: &[(Member, Option<Hash>)],
-        shut_out: &[DeviceId],
-        canary: Canary,
-        canary_hash: &Hash,
-    ) -> Self {
+    pub fn render(tree: &TopicTree, members: &[(Member, Option<Hash>)], shut_out: &[DeviceId], canary: Canary, canary_hash: &Hash) -> Self {
         let name = Username::parse(&canary.name).expect("the canary's name is of the grammar");
         let (mut plain, mut encrypted, mut staff) = (String::new(), String::new(), String::new());
         let enabled = || members.iter().filter(|(member, _)| !member.disabled);

@@ -134,7 +134,11 @@ mod tests {
         let lost = ["gone", ".x", "ann"].map(|name| DeviceIdRef::parse(name).expect("a device id").to_owned());
         let devices = render(&tree, &members, Audience::Devices { shut_out: &lost }, &[]);
         assert!(devices.contains("user two\n"));
-        assert_eq!(shut_out(&devices).collect::<Vec<_>>(), ["gone", ".x", "ann"], "a device named as staff is a device here");
+        assert_eq!(
+            shut_out(&devices).collect::<Vec<_>>(),
+            ["gone", ".x", "ann"],
+            "a device named as staff is a device here"
+        );
         assert_eq!(shut_out(&text).collect::<Vec<_>>(), ["gone"]);
     }
 }

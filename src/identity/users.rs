@@ -214,7 +214,12 @@ pub async fn snapshot(client: &impl GenericClient) -> Result<Snapshot, UserError
     Ok(Snapshot {
         version,
         users: list(client).await?,
-        shut_out: client.query(SHUT_OUT, &[]).await?.iter().map(device).collect::<Result<_, UserError>>()?,
+        shut_out: client
+            .query(SHUT_OUT, &[])
+            .await?
+            .iter()
+            .map(device)
+            .collect::<Result<_, UserError>>()?,
     })
 }
 
