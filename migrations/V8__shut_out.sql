@@ -22,3 +22,62 @@ CREATE TRIGGER access_changed_on_insert AFTER INSERT ON devices FOR EACH ROW
     WHEN (NEW.shut_out_at IS NOT NULL) EXECUTE FUNCTION broker_access_changed();
 CREATE TRIGGER access_changed_on_update AFTER UPDATE OF shut_out_at ON devices FOR EACH ROW
     WHEN ((OLD.shut_out_at IS NULL) <> (NEW.shut_out_at IS NULL)) EXECUTE FUNCTION broker_access_changed();
+
+-- One order for all who change who may do what: groups, then devices, then broker_access, and only then users and members. A statement
+-- on users or members came to broker_access last, with its rows in hand, so that two who had two such statements each could wait for
+-- each other; and whoever waited for neither of the two could miss what was not committed yet.
+CREATE FUNCTION broker_access_is_to_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM 1 FROM broker_access FOR NO KEY UPDATE;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER access_is_to_change BEFORE INSERT OR UPDATE OR DELETE ON broker_users
+    FOR EACH STATEMENT EXECUTE FUNCTION broker_access_is_to_change();
+CREATE TRIGGER access_is_to_change BEFORE INSERT OR UPDATE OR DELETE ON device_group_members
+    FOR EACH STATEMENT EXECUTE FUNCTION broker_access_is_to_change();
+-- Its members go with it, and whoever brings one in meanwhile holds broker_access and waits for the group.
+CREATE TRIGGER access_is_to_change BEFORE DELETE ON device_groups
+    FOR EACH STATEMENT EXECUTE FUNCTION broker_access_is_to_change();
+
+-- As they were, but that a device that changes and a group that does wait for each other first: what each looks at is then what the other
+-- left, and no group is overlooked that is just being made.
+CREATE OR REPLACE FUNCTION dynamic_groups_of_device() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM 1 FROM broker_access FOR NO KEY UPDATE;
+    -- Every statement on the members moves the broker's version on, even one that finds nothing: none where there is no such group.
+    IF NOT EXISTS (SELECT FROM device_groups WHERE match_tag IS NOT NULL OR match_type IS NOT NULL) THEN
+        RETURN NULL;
+    END IF;
+    DELETE FROM device_group_members m USING device_groups g
+    WHERE m.device_id = NEW.device_id AND g.group_id = m.group_id AND (g.match_tag IS NOT NULL OR g.match_type IS NOT NULL)
+      AND NOT (NEW.deleted_at IS NULL
+               AND (g.match_tag IS NULL OR g.match_tag = ANY (NEW.tags))
+               AND (g.match_type IS NULL OR g.match_type IS NOT DISTINCT FROM NEW.device_type));
+    INSERT INTO device_group_members (group_id, device_id)
+    SELECT g.group_id, NEW.device_id FROM device_groups g
+    WHERE NEW.deleted_at IS NULL AND (g.match_tag IS NOT NULL OR g.match_type IS NOT NULL)
+      AND (g.match_tag IS NULL OR g.match_tag = ANY (NEW.tags))
+      AND (g.match_type IS NULL OR g.match_type IS NOT DISTINCT FROM NEW.device_type)
+      AND NOT EXISTS (SELECT FROM device_group_members m WHERE m.group_id = g.group_id AND m.device_id = NEW.device_id);
+    RETURN NULL;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION members_of_dynamic_group() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM 1 FROM broker_access FOR NO KEY UPDATE;
+    DELETE FROM device_group_members m USING devices d
+    WHERE m.group_id = NEW.group_id AND d.device_id = m.device_id
+      AND NOT (d.deleted_at IS NULL
+               AND (NEW.match_tag IS NULL OR NEW.match_tag = ANY (d.tags))
+               AND (NEW.match_type IS NULL OR NEW.match_type IS NOT DISTINCT FROM d.device_type));
+    INSERT INTO device_group_members (group_id, device_id)
+    SELECT NEW.group_id, d.device_id FROM devices d
+    WHERE d.deleted_at IS NULL
+      AND (NEW.match_tag IS NULL OR d.tags @> ARRAY[NEW.match_tag])
+      AND (NEW.match_type IS NULL OR d.device_type = NEW.match_type)
+      AND NOT EXISTS (SELECT FROM device_group_members m WHERE m.group_id = NEW.group_id AND m.device_id = d.device_id);
+    RETURN NULL;
+END
+$$;

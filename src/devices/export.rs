@@ -43,6 +43,8 @@ const DESCRIBE: &str = "
           FROM unnest($1::text[], $2::text[], $3::text[], $4::jsonb[], $5::jsonb[]) AS news (device, name, device_type, tags, metadata)) AS said
     WHERE known.device = said.device
       AND (known.display_name, known.device_type, known.tags, known.metadata) IS DISTINCT FROM (said.name, said.device_type, said.tags, said.metadata)";
+// Before any device is held, as everybody has it.
+const HOLD_GROUPS: &str = "SELECT FROM device_groups ORDER BY group_id FOR NO KEY UPDATE";
 const CLEAR_GROUPS: &str = "DELETE FROM device_groups";
 const WRITE_GROUPS: &str = "
     INSERT INTO device_groups (group_id, created_at, name, match_tag, match_type)
@@ -172,6 +174,7 @@ pub async fn replace(client: &impl GenericClient, devices: &[ExportedDevice], gr
         .iter()
         .map(|device| device.shut_out.is_some_and(|shut_out| shut_out.disabled))
         .collect();
+    client.execute(HOLD_GROUPS, &[]).await?;
     client
         .execute(WRITE_DEVICES, &[&ids, &created, &deleted, &shut_out, &disabled])
         .await?;

@@ -25,7 +25,8 @@ const CREATE: &str = "
             deleted_at = NULL, created_at = now(), updated_at = now(), revision = known.revision + 1, shut_out_at = NULL, disabled = false
         WHERE known.deleted_at IS NOT NULL
     RETURNING device_id";
-const LOCK: &str = "SELECT device_id, revision FROM devices WHERE device = $1 AND deleted_at IS NULL FOR UPDATE";
+// NO KEY, here and with groups: whoever makes a device a member of a group holds the keys of both, and waits for neither.
+const LOCK: &str = "SELECT device_id, revision FROM devices WHERE device = $1 AND deleted_at IS NULL FOR NO KEY UPDATE";
 const UPDATE: &str = "
     UPDATE devices SET display_name = $2, device_type = $3, tags = $4, metadata = $5, revision = revision + 1, updated_at = now()
     WHERE device_id = $1";
@@ -38,15 +39,15 @@ const SHUT_OUT: &str = "
 const LET_IN: &str = "UPDATE devices SET shut_out_at = NULL, disabled = false WHERE device_id = $1";
 const READMIT: &str = "
     UPDATE devices SET shut_out_at = NULL WHERE device_id = ANY ($1::int4[]) AND shut_out_at IS NOT NULL AND NOT disabled";
-/// What is known of a device beside its telemetry and its credentials; commands are history, and those under way end here.
-const FORGET: [&str; 6] = [
+/// What is known of a device beside its telemetry, its credentials and its registration; commands are history, and those under way end
+/// here. The status before the commands, as whoever comes back has it.
+const FORGET: [&str; 5] = [
+    "DELETE FROM device_group_members WHERE device_id = $1",
+    "DELETE FROM device_status WHERE device_id = $1",
     "UPDATE command_deliveries SET state = 'cancelled', finished_at = now(), message = 'the device was deleted'
      WHERE device_id = $1 AND state IN ('queued', 'sent', 'delivered', 'accepted', 'progress')",
-    "DELETE FROM device_group_members WHERE device_id = $1",
     "DELETE FROM device_configs WHERE device_id = $1",
-    "DELETE FROM device_status WHERE device_id = $1",
     "DELETE FROM latest WHERE device_id = $1",
-    "DELETE FROM discovery_requests WHERE device = (SELECT device FROM devices WHERE device_id = $1)",
 ];
 
 /// Why a device is not found, or not changed.
@@ -209,8 +210,8 @@ pub async fn patch(
     Ok((get(client, id).await?, changed))
 }
 
-/// Deletes a device, within a transaction: what is known of it is forgotten, and its telemetry stays. Its credentials are somebody
-/// else's.
+/// Deletes a device, within a transaction: what is known of it is forgotten, and its telemetry stays. Its credentials and its registration
+/// are somebody else's.
 ///
 /// # Errors
 /// The database's.

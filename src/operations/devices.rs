@@ -3,6 +3,7 @@
 use tokio_postgres::{Error, GenericClient};
 
 use crate::devices::device::Device;
+use crate::devices::discovery;
 use crate::devices::groups::{self, GroupError};
 use crate::devices::outbox;
 use crate::devices::patch::Patch;
@@ -68,12 +69,16 @@ pub async fn register(client: &mut impl GenericClient, actor: &Actor, wanted: &R
         return Err(DeviceError::Groups(wanted.groups.len()));
     }
     let transaction = client.transaction().await?;
+    // The groups before the device: see `migrations/V8__shut_out.sql`.
+    let ids: Vec<&str> = wanted.groups.iter().map(GroupId::as_str).collect();
+    if let Some(dynamic) = groups::open(&transaction, &ids).await?.into_iter().next() {
+        return Err(GroupError::Dynamic(dynamic).into());
+    }
     let number = registry::create(&transaction, &wanted.id, &wanted.description).await?;
-    groups::join(&transaction, number, &wanted.groups).await?;
+    groups::join(&transaction, &vec![number; ids.len()], &ids).await?;
     let issued = credentials::issue(&transaction, &wanted.id, number, wanted.credentials).await?;
-    let groups: Vec<&str> = wanted.groups.iter().map(GroupId::as_str).collect();
     let act = Act::new(actor, Action::DeviceCreate, wanted.id.as_str(), Outcome::Done)
-        .with("groups", groups)
+        .with("groups", ids)
         .with("mqtt", wanted.credentials.mqtt)
         .with("api_key", wanted.credentials.api_key);
     audit::record(&transaction, &act).await?;
@@ -119,6 +124,12 @@ pub async fn delete(
     revision: Option<i32>,
 ) -> Result<(), DeviceError> {
     let transaction = client.transaction().await?;
+    // First, as whoever makes the credentials that it asked for has it.
+    discovery::forget(
+        &transaction,
+        DeviceIdRef::parse(id.as_str()).expect("an id is of the grammar of ids"),
+    )
+    .await?;
     let number = registry::lock(&transaction, id, revision).await?;
     credentials::take_away(&transaction, id, number).await?;
     registry::delete(&transaction, number).await?;

@@ -179,6 +179,7 @@ async fn whoever_was_shut_out_before_is_so_after_the_migration() {
     }
     sql.batch_execute(
         "DROP TRIGGER access_changed_on_insert ON devices; DROP TRIGGER access_changed_on_update ON devices;
+         DROP FUNCTION broker_access_is_to_change CASCADE;
          ALTER TABLE devices DROP COLUMN shut_out_at, DROP COLUMN disabled;
          UPDATE broker_users SET disabled_at = now() WHERE username = 'by-user';
          UPDATE device_keys SET disabled_at = now() WHERE device_id = (SELECT device_id FROM devices WHERE device = 'by-key');

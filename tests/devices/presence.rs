@@ -48,7 +48,7 @@ async fn a_device_whose_heartbeats_stop_is_offline_until_it_is_heard_again() {
     let servers = Servers::start().await;
     let mut environment = servers.environment();
     environment.push(("PRESENCE_TIMEOUT".to_owned(), "1s".to_owned()));
-    let service = Service::ready(servers.path(), &environment).await;
+    let mut service = Service::ready(servers.path(), &environment).await;
     let mut sql = servers.sql().await;
     let mut devices = Person::connect(&login(servers.mqtt_port, Some((FLEET, PASSWORD))), "devices")
         .await
