@@ -1,7 +1,7 @@
 //! Groups of devices: membership is the right to read the group's commands.
 //!
 //! A group is a list, to which devices are added, or dynamic: whoever has its tag or is of its type is a member, which the database
-//! sees to by itself (`migrations/V6__operations.sql`).
+//! sees to by itself (`migrations/V6__operations.sql`, and `V8__shut_out.sql`, which has the order in which all take their locks).
 
 use jiff::Timestamp;
 use serde::Serialize;
