@@ -231,7 +231,10 @@ impl App {
         let slots_held = Arc::default();
         for (index, session) in wanted.into_iter().chain(retired).enumerate() {
             let outlet = if session.status {
-                Outlet::Status(pipeline.status.clone())
+                Outlet::Status {
+                    inbox: pipeline.status.clone(),
+                    hearing: Arc::clone(&pipeline.hearing),
+                }
             } else {
                 Outlet::Telemetry(pipeline.telemetry.clone())
             };
@@ -245,7 +248,7 @@ impl App {
             )?;
         }
         app.start_courier(&config, handle, broker)?;
-        app.start_presence(&store, config.presence.timeout);
+        app.start_presence(&store, pipeline.hearing, config.presence.timeout);
         app.start_command_retention(&store, config.commands.retention);
         app.start_housekeeping(store, pipeline.gauges);
         startup.ready("every part was started");

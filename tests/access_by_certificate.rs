@@ -4,8 +4,12 @@ mod support;
 
 use iotflow::broker::certs::authority::{Authority, Change};
 use iotflow::broker::certs::index::Which;
-use iotflow::protocol::id::DeviceIdRef;
+use iotflow::identity::audit::Actor;
+use iotflow::operations::credentials::{self, Wanted};
+use iotflow::operations::devices::{self, Registration};
+use iotflow::protocol::id::{DeviceId, DeviceIdRef};
 use iotflow::protocol::rights::Role;
+use iotflow::protocol::topic::TopicTree;
 use rumqttc::v5::mqttbytes::v5::PubAckReason;
 use support::eventually;
 use support::person::{Person, login};
@@ -147,6 +151,98 @@ async fn who_is_shut_out_is_disconnected_and_can_do_nothing_with_a_good_certific
     sql("UPDATE broker_users SET disabled_at = NULL WHERE username = 'a'").await;
     let mut device = site.certified("a", "x").await.expect("the certificate is good");
     assert!(may_publish(&mut device, "iotflow/devices/a/telemetry/sensors").await);
+}
+
+/// Whether the device of this name may do something with its certificate, which the broker lets in either way.
+async fn is_let_in(site: &Site, name: &str) -> bool {
+    site.in_force().await;
+    let mut person = site.certified(name, "x").await.unwrap_or_else(|error| panic!("{name}: {error}"));
+    let may = may_publish(&mut person, &format!("iotflow/devices/{name}/telemetry/sensors")).await;
+    person.leave().await;
+    may
+}
+
+fn id(text: &str) -> DeviceId {
+    DeviceIdRef::parse(text).expect("a device id").to_owned()
+}
+
+fn registration(name: &str) -> Registration {
+    Registration {
+        id: id(name),
+        description: Default::default(),
+        groups: Vec::new(),
+        credentials: Wanted::default(),
+    }
+}
+
+const PASSWORD_ONLY: Wanted = Wanted {
+    mqtt: true,
+    api_key: false,
+};
+
+#[tokio::test]
+async fn a_certificate_opens_nothing_to_who_is_disabled_whatever_becomes_of_its_other_credentials() {
+    let mut site = site().await;
+    let (ada, a) = (Actor::new("ada", "192.0.2.7"), id("a"));
+    devices::set_enabled(&mut site.sql, &ada, &a, false).await.expect("it is shut out");
+    assert!(!is_let_in(&site, "a").await);
+    credentials::revoke(&mut site.sql, &ada, &a).await.expect("they are taken away");
+    assert!(!is_let_in(&site, "a").await, "without a line of its own");
+    credentials::rotate(&mut site.sql, &ada, &a, PASSWORD_ONLY)
+        .await
+        .expect("it gets another");
+    assert!(!is_let_in(&site, "a").await, "with another password");
+    devices::set_enabled(&mut site.sql, &ada, &a, true).await.expect("it is let in");
+    assert!(is_let_in(&site, "a").await);
+
+    credentials::revoke(&mut site.sql, &ada, &a).await.expect("they are taken away");
+    assert!(!is_let_in(&site, "a").await, "who was not disabled before");
+    credentials::rotate(&mut site.sql, &ada, &a, PASSWORD_ONLY)
+        .await
+        .expect("it gets another");
+    assert!(is_let_in(&site, "a").await, "it was given credentials again");
+    let tree = TopicTree::new("iotflow").expect("a base topic");
+    devices::delete(&mut site.sql, &ada, &tree, &a, None).await.expect("it is deleted");
+    assert!(!is_let_in(&site, "a").await, "it was deleted");
+    devices::register(&mut site.sql, &ada, &registration("a"))
+        .await
+        .expect("it is registered");
+    assert!(is_let_in(&site, "a").await, "it is somebody new");
+}
+
+#[tokio::test]
+async fn who_has_a_certificate_and_no_line_at_the_broker_is_shut_out_all_the_same() {
+    let mut site = site().await;
+    let ada = Actor::new("ada", "192.0.2.7");
+    for name in ["aa:bb:cc", "ann"] {
+        devices::register(&mut site.sql, &ada, &registration(name))
+            .await
+            .expect("it is registered");
+        assert!(is_let_in(&site, name).await, "{name}");
+        let mut device = site.certified(name, "x").await.expect("the certificate is good");
+        devices::set_enabled(&mut site.sql, &ada, &id(name), false)
+            .await
+            .expect("it is shut out");
+        device.until_disconnected().await;
+        assert!(!is_let_in(&site, name).await, "{name}");
+    }
+    devices::register(&mut site.sql, &ada, &registration("late"))
+        .await
+        .expect("it is registered");
+    devices::set_enabled(&mut site.sql, &ada, &id("late"), false)
+        .await
+        .expect("it is shut out");
+    deed(&site, |authority| {
+        authority.issue_device(DeviceIdRef::parse("late").expect("a device id"), LEAF_VALIDITY)
+    });
+    assert!(!is_let_in(&site, "late").await, "it got its certificate when it was disabled");
+    // An admin is no device, though one is called the same.
+    let mut admin = site.staff("ann", "admin").await;
+    assert!(may_publish(&mut admin, "iotflow/system/health").await);
+    devices::set_enabled(&mut site.sql, &ada, &id("aa:bb:cc"), true)
+        .await
+        .expect("it is let in");
+    assert!(is_let_in(&site, "aa:bb:cc").await);
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use crate::broker::process::{Process, ProcessError};
 use crate::broker::shelf::{Locked, Shelf};
 use crate::db::error::describe;
 use crate::identity::audit::{self, Act, Action, Actor, Outcome};
-use crate::identity::users::{self, User, UserError};
+use crate::identity::users::{self, Snapshot, User, UserError};
 use crate::mqtt::config::Config as MqttConfig;
 use crate::mqtt::connection::Connection;
 use crate::protocol::topic::TopicTree;
@@ -155,12 +155,16 @@ impl Applier {
             .read_only(true)
             .start()
             .await?;
-        let (version, users) = users::snapshot(&moment).await?;
+        let snapshot = users::snapshot(&moment).await?;
         moment.commit().await?;
-        let set = self.set(users)?;
+        let version = snapshot.version;
+        let set = self.set(snapshot)?;
         // Kept before the set is put in place: afterwards nobody would know who was there.
         let gone = self.shelf.members().into_iter().chain(self.shelf.owing());
-        self.shelf.owe(locked, &gone.filter(|name| !set.members.contains(name)).collect())?;
+        let mut gone: BTreeSet<String> = gone.filter(|name| !set.members.contains(name)).collect();
+        // Who has a certificate only was never a member.
+        gone.extend(set.shut_out().difference(&self.shelf.shut_out()).cloned());
+        self.shelf.owe(locked, &gone)?;
         self.shelf.put(locked, &set)?;
         let running = match self.process.reload() {
             Ok(running) => running,
@@ -216,11 +220,11 @@ impl Applier {
         Ok(locked.expect("waiting for a lock does not panic")?)
     }
 
-    fn set(&self, users: Vec<User>) -> Result<AccessSet, ApplyError> {
+    fn set(&self, snapshot: Snapshot) -> Result<AccessSet, ApplyError> {
         let canary = Canary::new(&self.tree, users::CANARY)?;
         let hash = Hash::of_generated(&canary.password)?;
-        let members = users.into_iter().map(member).collect::<Result<Vec<_>, _>>()?;
-        Ok(AccessSet::render(&self.tree, &members, canary, &hash))
+        let members = snapshot.users.into_iter().map(member).collect::<Result<Vec<_>, _>>()?;
+        Ok(AccessSet::render(&self.tree, &members, &snapshot.shut_out, canary, &hash))
     }
 
     async fn roll_back(&self, locked: &Locked, new: Unproven) -> ApplyError {

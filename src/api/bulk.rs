@@ -1,16 +1,20 @@
 //! Whole fleets: brought as a file, and taken as a stream.
 
+use std::time::Duration;
+
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
-use tracing::warn;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tracing::{debug, warn};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::operations::bulk::{self as operations, Fault, Format, Options, Report};
+use crate::operations::bulk::{self as operations, Fault, Format, Gone, Listen, Made, Options, Report};
 use crate::operations::credentials::Wanted;
 
 use super::answer::{Success, success};
@@ -67,10 +71,23 @@ pub(super) struct ToImport {
 /// A device's credentials.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct CredentialsOf {
+    /// The number of its line.
+    line: u64,
     /// Whose.
     device_id: String,
     /// Shown this once.
     credentials: IssuedCredentials,
+}
+
+/// That an import ended early.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct EndedEarly {
+    /// From this line on nothing was taken, and no credentials that were told for these lines are good.
+    line: u64,
+    /// How many lines these are; bring them again.
+    lines: u64,
+    /// Why.
+    reason: String,
 }
 
 /// What became of an import.
@@ -78,6 +95,8 @@ pub(super) struct CredentialsOf {
 pub(super) struct Imported {
     /// Whether nothing was changed.
     dry_run: bool,
+    /// What was made; shown this once.
+    credentials: Vec<CredentialsOf>,
     /// Devices that there were none of.
     created: u64,
     /// Devices that are another now.
@@ -88,27 +107,94 @@ pub(super) struct Imported {
     failed: u64,
     /// The first thousand of them.
     faults: Vec<Fault>,
-    /// What was made; shown this once.
-    credentials: Vec<CredentialsOf>,
+    /// Where it ended, if not at the end of the file.
+    ended: Option<EndedEarly>,
 }
 
 impl Imported {
     fn new(report: Report, dry_run: bool) -> Self {
         Self {
             dry_run,
+            // Told one after the other, between the head and the tail.
+            credentials: Vec::new(),
             created: report.created,
             updated: report.updated,
             unchanged: report.unchanged,
             failed: report.failed,
             faults: report.faults,
-            credentials: report
-                .issued
-                .into_iter()
-                .map(|(id, issued)| CredentialsOf {
-                    device_id: id.as_str().to_owned(),
-                    credentials: issued.into(),
-                })
-                .collect(),
+            ended: report.ended.map(|ended| EndedEarly {
+                line: ended.line,
+                lines: ended.lines,
+                reason: Problem::from(ended.error).detail().to_owned(),
+            }),
+        }
+    }
+
+    /// The text before the credentials, and after them.
+    fn around(self) -> (String, String) {
+        let text = serde_json::to_string(&success(self)).expect("names are texts, and nothing else can fail");
+        let (head, tail) = text.split_once(LIST).expect("the list is there, and empty");
+        (format!("{head}{LIST}"), tail.to_owned())
+    }
+}
+
+/// How the list of credentials begins. In a text it cannot stand: there its quotes would be escaped.
+const LIST: &str = "\"credentials\":[";
+/// The longest that credentials wait for whoever asked for them. Meanwhile no other import goes on.
+const TAKEN_WITHIN: Duration = Duration::from_secs(10);
+
+/// Whom an import tells what it makes: the answer, as it is written.
+struct Listener {
+    /// Tells the handler, once, that there is something to answer.
+    begun: Option<oneshot::Sender<Result<(), Problem>>>,
+    /// One text at a time, so that the next finds a place when this one was taken.
+    answer: mpsc::Sender<String>,
+    is_first: bool,
+}
+
+impl Listen for Listener {
+    /// Returns when the connection has taken it.
+    async fn tell(&mut self, made: Vec<Made>) -> Result<(), Gone> {
+        let mut text = String::new();
+        for made in made {
+            if !std::mem::replace(&mut self.is_first, false) {
+                text.push(',');
+            }
+            let credentials = CredentialsOf {
+                line: made.line,
+                device_id: made.id.as_str().to_owned(),
+                credentials: made.issued.into(),
+            };
+            text.push_str(&serde_json::to_string(&credentials).expect("names are texts, and nothing else can fail"));
+        }
+        self.begin()?;
+        let taken = async {
+            self.answer.send(text).await.map_err(|_| Gone)?;
+            self.answer.reserve().await.map(drop).map_err(|_| Gone)
+        };
+        timeout(TAKEN_WITHIN, taken).await.unwrap_or(Err(Gone))
+    }
+}
+
+impl Listener {
+    fn begin(&mut self) -> Result<(), Gone> {
+        match self.begun.take() {
+            Some(begun) => begun.send(Ok(())).map_err(|_| Gone),
+            None => Ok(()),
+        }
+    }
+
+    /// What became of it. Where nothing was done, a problem can still be the whole answer.
+    async fn end(mut self, report: Report, dry_run: bool) {
+        if let (Some(begun), Some(ended)) = (self.begun.take_if(|_| report.ended.is_some()), report.ended.as_ref()) {
+            debug!(line = ended.line, "an import came to nothing");
+            let error = report.ended.expect("it was just there").error;
+            drop(begun.send(Err(error.into())));
+            return;
+        }
+        if self.begin().is_ok() {
+            // If nobody takes it, there is nobody to tell.
+            drop(self.answer.send(Imported::new(report, dry_run).around().1).await);
         }
     }
 }
@@ -116,14 +202,16 @@ impl Imported {
 /// Bring devices
 ///
 /// A file of 64 MiB and 200,000 lines at most. Each line registers a device or changes the one that is there; what a line does not say
-/// stays as it is. A line that makes no sense is told by its number, and the others are taken, a thousand in each transaction.
+/// stays as it is. A line that makes no sense is told by its number, and the others are taken, a thousand in each transaction. The answer is
+/// written while they are taken: no credentials are made that it has not told. If the import cannot go on, ended says where, and what was
+/// taken before stays.
 #[utoipa::path(post, path = "/devices/import", tag = "devices", params(ToImport), request_body(content((String = "text/csv"), (String = "application/x-ndjson"))), responses((status = 200, description = "What became of the lines", body = Success<Imported>)))]
 pub(super) async fn import(
     Operator(caller): Operator,
     State(desk): State<Desk>,
     Query(asked): Query<ToImport>,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Success<Imported>, Problem> {
+) -> Result<Response, Problem> {
     let data = body.map_err(|error| match error.status() {
         axum::http::StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
             Kind::TooLarge,
@@ -139,8 +227,31 @@ pub(super) async fn import(
         },
     };
     let mut client = desk.database().await?;
-    let report = operations::import(&mut **client, &caller.actor(), asked.format.into(), &data, options).await?;
-    Ok(success(Imported::new(report, asked.dry_run)))
+    let (actor, format) = (caller.actor(), Format::from(asked.format));
+    let (begun, beginning) = oneshot::channel();
+    let (answer, texts) = mpsc::channel(1);
+    // It ends by itself when nobody takes the answer, and a stop waits for the connection that does. Were it a part of the answer, a
+    // client that does not read would hold what it holds for as long as it likes.
+    tokio::spawn(async move {
+        let mut listener = Listener {
+            begun: Some(begun),
+            answer,
+            is_first: true,
+        };
+        match operations::import(&mut **client, &actor, format, &data, options, &mut listener).await {
+            Ok(report) => listener.end(report, options.dry_run).await,
+            Err(bad_file) => drop(listener.begun.map(|begun| begun.send(Err(bad_file.into())))),
+        }
+    });
+    beginning
+        .await
+        .map_err(|_| Problem::new(Kind::Internal, "the import ended without a word"))??;
+    let (head, _) = Imported::new(Report::default(), options.dry_run).around();
+    let texts = stream::unfold(texts, async |mut texts| Some((texts.recv().await?, texts)));
+    let body = stream::once(std::future::ready(head))
+        .chain(texts)
+        .map(Ok::<_, std::convert::Infallible>);
+    Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(body)).into_response())
 }
 
 /// How an export is written.

@@ -74,7 +74,8 @@ pub(super) struct Rotated {
 
 /// Give a device other credentials
 ///
-/// Those that are asked for take the place of the old ones, or are its first. One that is shut out stays so.
+/// Those that are asked for take the place of the old ones, or are its first. One that is disabled stays so; one whose credentials were
+/// taken away is let in again.
 #[utoipa::path(post, path = "/devices/{device_id}/credentials/rotate", tag = "devices", params(OfDevice), request_body = ToRotate, responses((status = 200, description = "What it logs in with from now on", body = Success<Rotated>)))]
 pub(super) async fn rotate(
     Operator(caller): Operator,
@@ -108,7 +109,8 @@ pub(super) struct RevokedCredentials {
 
 /// Take a device's credentials away
 ///
-/// Its password at the broker and its key for HTTP. A certificate is revoked where the authority is: `iotflow broker`.
+/// Its password at the broker and its key for HTTP. It is shut out until it is given others, whatever certificate it has; that is revoked
+/// where the authority is: `iotflow broker`.
 #[utoipa::path(delete, path = "/devices/{device_id}/credentials", tag = "devices", params(OfDevice), responses((status = 200, description = "What was taken away", body = Success<RevokedCredentials>)))]
 pub(super) async fn revoke(
     Operator(caller): Operator,

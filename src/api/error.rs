@@ -127,6 +127,11 @@ impl Problem {
         self
     }
 
+    /// The sentence, where it is a part of an answer.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// Whether it is for want of a credential, or for a wrong one.
     pub(super) fn is_unauthorized(&self) -> bool {
         self.kind == Kind::Unauthorized

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Client, Pool};
+use jiff::Timestamp;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, error, info};
 
@@ -13,6 +14,7 @@ use crate::devices::commands::read::Place;
 use crate::devices::commands::retention::{self, Forgotten};
 use crate::devices::presence;
 use crate::ingest::copy::Store;
+use crate::ingest::hearing::Hearing;
 use crate::ingest::pipeline;
 use crate::observe::metrics::Metrics;
 use crate::protocol::time;
@@ -29,18 +31,21 @@ const ACCESS_EVERY: Duration = Duration::from_secs(5);
 const PRESENCE_EVERY: Duration = Duration::from_secs(5);
 
 impl App {
-    /// Every replica sweeps; who comes second finds nothing left to do. Nobody is swept for the time in which we were not there to
-    /// hear: the first sweep comes when a device has had its whole time.
-    pub(super) fn start_presence(&self, store: &Store, timeout: Duration) {
+    /// The replica sweeps that hears the devices, and nobody for a time in which it did not: see [`Hearing`].
+    pub(super) fn start_presence(&self, store: &Store, hearing: Arc<Hearing>, timeout: Duration) {
         if timeout.is_zero() {
             return;
         }
         let (stop, swept, pool) = (self.tasks.stop_token(), self.metrics.status_swept.clone(), store.pool.clone());
         self.tasks.spawn("presence", async move {
-            let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + timeout, PRESENCE_EVERY);
+            let mut tick = tokio::time::interval(PRESENCE_EVERY.min(timeout));
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
             while tokio::select! { () = stop.cancelled() => false, _ = tick.tick() => true } {
-                let sweep = sweep_once(&pool, timeout);
+                let now = time::now();
+                let Some(silent_before) = hearing.silent_before(now, timeout) else {
+                    continue;
+                };
+                let sweep = sweep_once(&pool, silent_before, now);
                 match tokio::select! { () = stop.cancelled() => return, done = sweep => done } {
                     Ok(0) => {}
                     Ok(gone) => {
@@ -132,11 +137,15 @@ async fn look_at_access(pool: &Pool, metrics: &Metrics) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn sweep_once(pool: &Pool, timeout: Duration) -> anyhow::Result<u64> {
+async fn sweep_once(pool: &Pool, silent_before: i64, now: i64) -> anyhow::Result<u64> {
     let client = pool.get().await?;
-    presence::sweep(&**client, timeout)
-        .await
-        .map_err(|error| anyhow::anyhow!(describe(&error)))
+    presence::sweep(
+        &**client,
+        Timestamp::from_microsecond(silent_before)?,
+        Timestamp::from_microsecond(now)?,
+    )
+    .await
+    .map_err(|error| anyhow::anyhow!(describe(&error)))
 }
 
 /// One pass over all that are old, a transaction for each handful of them.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::observe::secret::Secret;
-use crate::protocol::id::Username;
+use crate::protocol::id::{DeviceId, DeviceIdRef, Username};
 use crate::protocol::rights::{self, Access, Right};
 use crate::protocol::topic::TopicTree;
 
@@ -21,7 +21,7 @@ const PASSWORDS: &str = "passwords";
 const ENCRYPTED: &str = "passwords.encrypted";
 const STAFF: &str = "staff";
 const ACL: &str = "acl";
-const ACL_DEVICES: &str = "acl.devices";
+pub(super) const ACL_DEVICES: &str = "acl.devices";
 pub(super) const CANARY: &str = "canary";
 pub(super) const MEMBERS: &str = "members";
 /// The names of a set's files.
@@ -94,9 +94,10 @@ impl Canary {
 }
 
 impl AccessSet {
-    /// The set for these members; those with a hash log in with a password.
+    /// The set for these members, and for devices that are shut out, whether they are members or not; members with a hash log in with
+    /// a password.
     #[must_use]
-    pub fn render(tree: &TopicTree, members: &[(Member, Option<Hash>)], canary: Canary, canary_hash: &Hash) -> Self {
+    pub fn render(tree: &TopicTree, members: &[(Member, Option<Hash>)], shut_out: &[DeviceId], canary: Canary, canary_hash: &Hash) -> Self {
         let name = Username::parse(&canary.name).expect("the canary's name is of the grammar");
         let (mut plain, mut encrypted, mut staff) = (String::new(), String::new(), String::new());
         let enabled = || members.iter().filter(|(member, _)| !member.disabled);
@@ -126,10 +127,16 @@ impl AccessSet {
             encrypted,
             staff,
             acl: acl::render(tree, &only, Audience::Everybody, &further),
-            acl_devices: acl::render(tree, &only, Audience::Devices, &further),
+            acl_devices: acl::render(tree, &only, Audience::Devices { shut_out }, &further),
             members: enabled().map(|(member, _)| member.username.as_str().to_owned()).collect(),
             canary,
         }
+    }
+
+    /// Who is shut out by name, whatever certificate it has.
+    #[must_use]
+    pub fn shut_out(&self) -> BTreeSet<String> {
+        acl::shut_out(&self.acl_devices).map(str::to_owned).collect()
     }
 
     /// Reads the texts again as the broker will.
@@ -150,7 +157,8 @@ impl AccessSet {
             check(file, text, |line| match line.split(' ').collect::<Vec<_>>()[..] {
                 [] | [""] => Ok(()),
                 ["#", ..] => Ok(()),
-                ["user", name] => Username::parse(name).map(drop).map_err(|_| "no user name"),
+                // A certificate's name may be any device's.
+                ["user", name] => DeviceIdRef::parse(name).map(drop).map_err(|_| "no user name"),
                 ["topic", "read" | "write" | "deny", ref filter @ ..] | ["pattern", "read" | "write", ref filter @ ..]
                     if !filter.concat().is_empty() =>
                 {
@@ -220,7 +228,7 @@ pub(super) mod tests {
             allowed: topic.to_owned(),
             refused: "other".to_owned(),
         };
-        AccessSet::render(&TopicTree::new("iotflow").expect("a base"), &members, canary, &hash)
+        AccessSet::render(&TopicTree::new("iotflow").expect("a base"), &members, &[], canary, &hash)
     }
 
     #[test]

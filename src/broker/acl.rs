@@ -1,8 +1,9 @@
 //! Mosquitto's access lists, from the rights of `protocol::rights`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use crate::protocol::id::{GroupId, Username};
+use crate::protocol::id::{DeviceId, GroupId, Username};
 use crate::protocol::rights::{self, Access, Right, Role};
 use crate::protocol::topic::TopicTree;
 
@@ -21,17 +22,23 @@ pub struct Member {
 
 /// For which listeners a list is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Audience {
+pub enum Audience<'a> {
     /// Those that ask for a password.
     Everybody,
     /// The one that asks for a certificate: whatever the name in it, it has a device's rights.
-    Devices,
+    Devices {
+        /// But for these, which have none.
+        shut_out: &'a [DeviceId],
+    },
 }
+
+/// What is denied to a user by name is refused whatever else is granted.
+const DENIED: &str = "topic deny #";
 
 /// The access list. Every user has the rights on its own name by patterns; only those who may do more, or less, have lines of
 /// their own, so the file of a fleet without groups is as short as that of one device.
 #[must_use]
-pub fn render(tree: &TopicTree, members: &[Member], audience: Audience, further: &[(&str, Right)]) -> String {
+pub fn render(tree: &TopicTree, members: &[Member], audience: Audience<'_>, further: &[(&str, Right)]) -> String {
     let mut text = "# Written by iotflow from its database; what is not granted here is refused.\n\n".to_owned();
     for right in rights::own(tree) {
         push(&mut text, "pattern", &right);
@@ -39,21 +46,42 @@ pub fn render(tree: &TopicTree, members: &[Member], audience: Audience, further:
     for member in members {
         if member.disabled {
             // Its password is gone from the other file. A certificate would still open the door, and patterns grant it a
-            // device's rights: what is denied to a user by name is refused whatever else is granted.
-            write!(text, "\nuser {}\ntopic deny #\n", member.username).expect("a String takes every write");
+            // device's rights.
+            deny(&mut text, member.username.as_str());
             continue;
         }
         let of_role = match audience {
             Audience::Everybody => rights::of_role(tree, member.role),
-            Audience::Devices => Vec::new(),
+            Audience::Devices { .. } => Vec::new(),
         };
         let groups = member.groups.iter().map(|group| rights::of_member(tree, group));
         user(&mut text, member.username.as_str(), of_role.into_iter().chain(groups));
+    }
+    if let Audience::Devices { shut_out } = audience {
+        let denied: BTreeSet<&str> = members
+            .iter()
+            .filter(|member| member.disabled)
+            .map(|member| member.username.as_str())
+            .collect();
+        let rest = shut_out.iter().map(DeviceId::as_str).filter(|name| !denied.contains(name));
+        rest.for_each(|name| deny(&mut text, name));
     }
     for (name, right) in further {
         user(&mut text, name, std::iter::once(right.clone()));
     }
     text
+}
+
+/// The names that a list denies everything to.
+pub(super) fn shut_out(text: &str) -> impl Iterator<Item = &str> {
+    let lines = text.lines().zip(text.lines().skip(1));
+    lines
+        .filter(|(_, denied)| *denied == DENIED)
+        .filter_map(|(user, _)| user.strip_prefix("user "))
+}
+
+fn deny(text: &mut String, name: &str) {
+    write!(text, "\nuser {name}\n{DENIED}\n").expect("a String takes every write");
 }
 
 fn user(text: &mut String, name: &str, rights: impl Iterator<Item = Right>) {
@@ -76,6 +104,7 @@ fn push(text: &mut String, keyword: &str, right: &Right) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::id::DeviceIdRef;
 
     fn member(name: &str, role: Role, groups: &[&str]) -> Member {
         Member {
@@ -102,7 +131,14 @@ mod tests {
         assert!(text.contains("user two\ntopic read iotflow/fleet/commands/north\n"));
         assert!(text.contains("user ann\ntopic read #\ntopic write #\n"));
         assert!(text.ends_with("user gone\ntopic deny #\n"));
-        let devices = render(&tree, &members, Audience::Devices, &[]);
-        assert!(!devices.contains("ann") && devices.contains("user two\n") && devices.contains("user gone\n"));
+        let lost = ["gone", ".x", "ann"].map(|name| DeviceIdRef::parse(name).expect("a device id").to_owned());
+        let devices = render(&tree, &members, Audience::Devices { shut_out: &lost }, &[]);
+        assert!(devices.contains("user two\n"));
+        assert_eq!(
+            shut_out(&devices).collect::<Vec<_>>(),
+            ["gone", ".x", "ann"],
+            "a device named as staff is a device here"
+        );
+        assert_eq!(shut_out(&text).collect::<Vec<_>>(), ["gone"]);
     }
 }

@@ -17,7 +17,8 @@ use nix::unistd::Uid;
 
 use crate::observe::secret::Secret;
 
-use super::access_set::{AccessSet, AccessSetError, CANARY, Canary, MEMBERS};
+use super::access_set::{ACL_DEVICES, AccessSet, AccessSetError, CANARY, Canary, MEMBERS};
+use super::acl;
 use super::conf::Paths;
 use super::disk::{self, FileError};
 
@@ -158,6 +159,13 @@ impl Shelf {
     pub fn members(&self) -> BTreeSet<String> {
         let text = fs::read_to_string(self.paths.access().join(MEMBERS)).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
+    }
+
+    /// Who is shut out by name in the set in place, whatever certificate it has.
+    #[must_use]
+    pub fn shut_out(&self) -> BTreeSet<String> {
+        let text = fs::read_to_string(self.paths.access().join(ACL_DEVICES)).unwrap_or_default();
+        acl::shut_out(&text).map(str::to_owned).collect()
     }
 
     fn beside(&self, suffix: &str) -> PathBuf {

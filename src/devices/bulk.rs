@@ -7,6 +7,7 @@ use tokio_postgres::{Error, GenericClient};
 
 use crate::protocol::id::{DeviceId, DeviceIdRef, GroupId};
 
+use super::groups;
 use super::list::Page;
 use super::registry::{self, Description};
 
@@ -14,8 +15,6 @@ use super::registry::{self, Description};
 const LISTS: &str = "
     ARRAY(SELECT m.group_id FROM device_group_members m JOIN device_groups g USING (group_id)
           WHERE m.device_id = d.device_id AND g.match_tag IS NULL AND g.match_type IS NULL ORDER BY 1)";
-const DYNAMIC: &str = "
-    SELECT group_id FROM device_groups WHERE group_id = ANY ($1::text[]) AND (match_tag IS NOT NULL OR match_type IS NOT NULL)";
 const PUT: &str = "
     INSERT INTO devices AS known (device, display_name, device_type, tags, metadata)
     SELECT device, name, device_type, ARRAY(SELECT jsonb_array_elements_text(tags)), metadata
@@ -24,19 +23,17 @@ const PUT: &str = "
     ON CONFLICT (device) DO UPDATE
         SET display_name = excluded.display_name, device_type = excluded.device_type, tags = excluded.tags, metadata = excluded.metadata,
             created_at = CASE WHEN known.deleted_at IS NULL THEN known.created_at ELSE now() END,
+            shut_out_at = CASE WHEN known.deleted_at IS NULL THEN known.shut_out_at END,
+            disabled = known.disabled AND known.deleted_at IS NULL,
             deleted_at = NULL, updated_at = now(), revision = known.revision + 1
     RETURNING device, device_id";
-const ENSURE_GROUPS: &str = "
-    INSERT INTO device_groups (group_id) SELECT DISTINCT id FROM unnest($1::text[]) AS ids (id) ORDER BY id ON CONFLICT (group_id) DO NOTHING";
 const LEAVE: &str = "
     DELETE FROM device_group_members m USING device_groups g
     WHERE g.group_id = m.group_id AND g.match_tag IS NULL AND g.match_type IS NULL AND m.device_id = ANY ($1::int4[])
       AND NOT EXISTS (SELECT FROM unnest($2::int4[], $3::text[]) AS kept (device_id, group_id)
                       WHERE kept.device_id = m.device_id AND kept.group_id = m.group_id)";
-const JOIN: &str = "
-    INSERT INTO device_group_members (group_id, device_id)
-    SELECT group_id, device_id FROM unnest($1::int4[], $2::text[]) AS news (device_id, group_id) ORDER BY group_id, device_id
-    ON CONFLICT DO NOTHING";
+/// Held by the import that is at it: two at once would answer for one device twice, and wait for each other. "iotfimp" in ASCII.
+const TURN: i64 = 0x69_6f74_6669_6d70;
 
 /// A device as it is brought and taken: what people say of it, and the lists it is on.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,18 +77,18 @@ pub async fn page(client: &impl GenericClient, after: Option<&str>, limit: usize
 pub async fn lock(client: &impl GenericClient, ids: &[&str]) -> Result<HashMap<DeviceId, Known>, Error> {
     let statement = format!(
         "SELECT d.device_id, d.device, d.display_name, d.device_type, d.tags, d.metadata, {LISTS} FROM devices d
-         WHERE d.deleted_at IS NULL AND d.device = ANY ($1::text[]) ORDER BY d.device FOR UPDATE OF d"
+         WHERE d.deleted_at IS NULL AND d.device = ANY ($1::text[]) ORDER BY d.device FOR NO KEY UPDATE OF d"
     );
     let rows = client.query(&statement, &[&ids]).await?;
     rows.iter().map(|row| known(row).map(|known| (known.id.clone(), known))).collect()
 }
 
-/// Those of `groups` whose members nobody chooses.
+/// Waits until no other import is in the middle of a transaction, until the end of this one.
 ///
 /// # Errors
 /// The database's.
-pub async fn dynamic(client: &impl GenericClient, groups: &[&str]) -> Result<Vec<String>, Error> {
-    Ok(client.query(DYNAMIC, &[&groups]).await?.iter().map(|row| row.get(0)).collect())
+pub async fn take_turn(client: &impl GenericClient) -> Result<(), Error> {
+    client.execute("SELECT pg_advisory_xact_lock($1)", &[&TURN]).await.map(drop)
 }
 
 /// Registers devices, or changes them; returns their numbers by id.
@@ -114,7 +111,7 @@ pub async fn put(client: &impl GenericClient, devices: &[(&DeviceId, &Descriptio
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// Puts devices on these lists and on no others. Lists that there are none of are made.
+/// Puts devices on these lists, which were opened, and on no others.
 ///
 /// # Errors
 /// The database's.
@@ -123,14 +120,12 @@ pub async fn set_lists(client: &impl GenericClient, devices: &[(i32, &[GroupId])
         return Ok(());
     }
     let numbers: Vec<i32> = devices.iter().map(|(number, _)| *number).collect();
-    let (of, groups): (Vec<i32>, Vec<&str>) = devices
+    let (of, lists): (Vec<i32>, Vec<&str>) = devices
         .iter()
         .flat_map(|(number, groups)| groups.iter().map(|group| (*number, group.as_str())))
         .unzip();
-    client.execute(ENSURE_GROUPS, &[&groups]).await?;
-    client.execute(LEAVE, &[&numbers, &of, &groups]).await?;
-    client.execute(JOIN, &[&of, &groups]).await?;
-    Ok(())
+    client.execute(LEAVE, &[&numbers, &of, &lists]).await?;
+    groups::join(client, &of, &lists).await
 }
 
 fn known(row: &tokio_postgres::Row) -> Result<Known, Error> {

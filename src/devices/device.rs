@@ -90,7 +90,7 @@ pub struct Device {
     pub has_mqtt_credentials: bool,
     /// Whether it has a key for HTTP.
     pub has_api_key: bool,
-    /// Whether its credentials are taken. One that has none is enabled.
+    /// Whether it gets in with what credentials it has. Not one that is disabled, nor one whose credentials were taken away.
     pub enabled: bool,
     /// When it was registered.
     pub created_at: Timestamp,
@@ -111,7 +111,8 @@ pub(super) const TABLES: &str = "
 pub(super) const LAST_SEEN: &str = "greatest(coalesce(s.received_at, s.seen_at), \
     (SELECT max(least(l.\"time\", now())) FROM latest l WHERE l.device_id = d.device_id))";
 
-pub(super) const ENABLED: &str = "(u.disabled_at IS NULL AND k.disabled_at IS NULL)";
+// What is kept on the credentials is what a replica of the release before writes.
+pub(super) const ENABLED: &str = "(d.shut_out_at IS NULL AND u.disabled_at IS NULL AND k.disabled_at IS NULL)";
 
 /// What [`device`] reads, of [`TABLES`].
 pub(super) fn columns() -> String {

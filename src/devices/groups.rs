@@ -1,7 +1,7 @@
 //! Groups of devices: membership is the right to read the group's commands.
 //!
 //! A group is a list, to which devices are added, or dynamic: whoever has its tag or is of its type is a member, which the database
-//! sees to by itself (`migrations/V6__operations.sql`).
+//! sees to by itself (`migrations/V6__operations.sql`, and `V8__shut_out.sql`, which has the order in which all take their locks).
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -18,14 +18,22 @@ use super::patch::{BadPatch, text};
 /// The most devices that are added or removed at once.
 pub const MAX_MEMBERS: usize = 10_000;
 
-const ENSURE: &str = "INSERT INTO device_groups (group_id) VALUES ($1) ON CONFLICT (group_id) DO NOTHING";
-const ADD: &str = "INSERT INTO device_group_members (group_id, device_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-const REMOVE: &str = "DELETE FROM device_group_members WHERE group_id = $1 AND device_id = $2";
+// In one order, here and below, so that two who do it do not wait for each other.
+const ENSURE: &str = "
+    INSERT INTO device_groups (group_id) SELECT DISTINCT id FROM unnest($1::text[]) AS ids (id) ORDER BY id ON CONFLICT (group_id) DO NOTHING";
+const HOLD: &str = "
+    SELECT group_id, match_tag IS NOT NULL OR match_type IS NOT NULL FROM device_groups
+    WHERE group_id = ANY ($1::text[]) ORDER BY group_id FOR SHARE";
+const JOIN: &str = "
+    INSERT INTO device_group_members (group_id, device_id)
+    SELECT group_id, device_id FROM unnest($1::int4[], $2::text[]) AS news (device_id, group_id) ORDER BY group_id, device_id
+    ON CONFLICT DO NOTHING";
 const CREATE: &str = "
     INSERT INTO device_groups (group_id, name, match_tag, match_type) VALUES ($1, $2, $3, $4) ON CONFLICT (group_id) DO NOTHING";
 const COLUMNS: &str = "g.group_id, g.name, g.match_tag, g.match_type, g.created_at, g.updated_at, g.revision, \
     (SELECT count(*) FROM device_group_members m WHERE m.group_id = g.group_id)";
-const LOCK: &str = "SELECT revision, match_tag IS NOT NULL OR match_type IS NOT NULL FROM device_groups WHERE group_id = $1 FOR UPDATE";
+const LOCK: &str =
+    "SELECT revision, match_tag IS NOT NULL OR match_type IS NOT NULL FROM device_groups WHERE group_id = $1 FOR NO KEY UPDATE";
 const UPDATE: &str = "
     UPDATE device_groups SET name = $2, match_tag = $3, match_type = $4, revision = revision + 1, updated_at = now() WHERE group_id = $1";
 const DELETE: &str = "DELETE FROM device_groups WHERE group_id = $1";
@@ -181,23 +189,6 @@ pub async fn of_device(client: &impl GenericClient, device: DeviceIdRef<'_>) -> 
     Ok(Some(groups.into_iter().filter_map(|group| GroupId::parse(group).ok()).collect()))
 }
 
-/// Makes a device a member, and the group if there is none; returns whether it was none before.
-///
-/// # Errors
-/// The database's.
-pub async fn add(client: &impl GenericClient, group: &GroupId, device_id: i32) -> Result<bool, Error> {
-    client.execute(ENSURE, &[&group.as_str()]).await?;
-    Ok(client.execute(ADD, &[&group.as_str(), &device_id]).await? > 0)
-}
-
-/// Ends a device's membership; returns whether it was a member.
-///
-/// # Errors
-/// The database's.
-pub async fn remove(client: &impl GenericClient, group: &GroupId, device_id: i32) -> Result<bool, Error> {
-    Ok(client.execute(REMOVE, &[&group.as_str(), &device_id]).await? > 0)
-}
-
 /// Makes a group.
 ///
 /// # Errors
@@ -311,23 +302,39 @@ pub async fn set_members(client: &impl GenericClient, id: &GroupId, devices: &[D
     Ok(client.execute(statement, &[&id.as_str(), &ids]).await?)
 }
 
-/// Puts a device into these lists, which are made where there are none, within a transaction.
+/// Makes those of these lists that there are none of, and holds all of them; see [`hold`].
 ///
 /// # Errors
-/// [`GroupError::Dynamic`], or the database's.
-pub async fn join(client: &impl GenericClient, device_id: i32, groups: &[GroupId]) -> Result<(), GroupError> {
-    // In one order, so that two who join do not wait for each other.
-    let mut groups: Vec<&GroupId> = groups.iter().collect();
-    groups.sort_unstable();
-    groups.dedup();
-    for id in groups {
-        client.execute(ENSURE, &[&id.as_str()]).await?;
-        if lock(client, id, None).await? {
-            return Err(GroupError::Dynamic(id.clone()));
-        }
-        client.execute(ADD, &[&id.as_str(), &device_id]).await?;
+/// The database's.
+pub async fn open(client: &impl GenericClient, groups: &[&str]) -> Result<Vec<GroupId>, Error> {
+    if groups.is_empty() {
+        return Ok(Vec::new());
     }
-    Ok(())
+    client.execute(ENSURE, &[&groups]).await?;
+    hold(client, groups).await
+}
+
+/// Holds those of these groups that are there as they are until the end of the transaction: before any device is held. Returns those
+/// that are no lists, but dynamic.
+///
+/// # Errors
+/// The database's.
+pub async fn hold(client: &impl GenericClient, groups: &[&str]) -> Result<Vec<GroupId>, Error> {
+    let rows = client.query(HOLD, &[&groups]).await?;
+    let dynamic = rows.iter().filter(|row| row.get(1));
+    // The table's own check is the grammar's.
+    Ok(dynamic.filter_map(|row| GroupId::parse(row.get(0)).ok()).collect())
+}
+
+/// Makes each of `devices` a member of the list at its place in `groups`, which was opened, within a transaction.
+///
+/// # Errors
+/// The database's.
+pub async fn join(client: &impl GenericClient, devices: &[i32], groups: &[&str]) -> Result<(), Error> {
+    if devices.is_empty() {
+        return Ok(());
+    }
+    client.execute(JOIN, &[&devices, &groups]).await.map(drop)
 }
 
 pub(super) fn columns(description: &Description) -> (Option<&str>, Option<&str>, Option<&str>) {

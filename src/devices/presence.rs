@@ -11,7 +11,6 @@ use tokio_postgres::{Error, GenericClient};
 use utoipa::ToSchema;
 
 use crate::protocol::id::DeviceId;
-use crate::protocol::time;
 
 use super::device::{LAST_SEEN, Status, TABLES};
 use super::registry::RegistryError;
@@ -83,13 +82,11 @@ pub async fn get(client: &impl GenericClient, id: &DeviceId) -> Result<Presence,
     })
 }
 
-/// Puts offline who is online, sent heartbeats, and has been silent for `timeout`; returns how many. At most 10,000 at a time.
+/// Puts offline, from `now` on, who is online, sent heartbeats, and was last heard before `silent_before`, by the clock that stamps
+/// what is received; returns how many. At most 10,000 at a time.
 ///
 /// # Errors
 /// The database's.
-pub async fn sweep(client: &impl GenericClient, timeout: Duration) -> Result<u64, Error> {
-    // By the clock that stamps what is received.
-    let now = Timestamp::from_microsecond(time::now()).unwrap_or(Timestamp::MAX);
-    let silent_since = now.checked_sub(timeout).unwrap_or(Timestamp::MIN);
-    client.execute(SWEEP, &[&silent_since, &now]).await
+pub async fn sweep(client: &impl GenericClient, silent_before: Timestamp, now: Timestamp) -> Result<u64, Error> {
+    client.execute(SWEEP, &[&silent_before, &now]).await
 }

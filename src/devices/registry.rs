@@ -12,8 +12,9 @@ use super::patch::Patch;
 
 const REGISTER: &str = "
     INSERT INTO devices AS known (device) VALUES ($1)
-    ON CONFLICT (device) DO UPDATE SET deleted_at = NULL, created_at = now(), updated_at = now(), revision = known.revision + 1
-    WHERE known.deleted_at IS NOT NULL";
+    ON CONFLICT (device) DO UPDATE
+        SET deleted_at = NULL, created_at = now(), updated_at = now(), revision = known.revision + 1, shut_out_at = NULL, disabled = false
+        WHERE known.deleted_at IS NOT NULL";
 const FIND: &str = "SELECT device_id FROM devices WHERE device = $1 AND deleted_at IS NULL";
 const FIND_EVEN_DELETED: &str = "SELECT device_id FROM devices WHERE device = $1";
 // Whoever is registered again is somebody new, but for the number that old telemetry bears.
@@ -21,10 +22,11 @@ const CREATE: &str = "
     INSERT INTO devices AS known (device, display_name, device_type, tags, metadata) VALUES ($1, $2, $3, $4, $5)
     ON CONFLICT (device) DO UPDATE
         SET display_name = excluded.display_name, device_type = excluded.device_type, tags = excluded.tags, metadata = excluded.metadata,
-            deleted_at = NULL, created_at = now(), updated_at = now(), revision = known.revision + 1
+            deleted_at = NULL, created_at = now(), updated_at = now(), revision = known.revision + 1, shut_out_at = NULL, disabled = false
         WHERE known.deleted_at IS NOT NULL
     RETURNING device_id";
-const LOCK: &str = "SELECT device_id, revision FROM devices WHERE device = $1 AND deleted_at IS NULL FOR UPDATE";
+// NO KEY, here and with groups: whoever makes a device a member of a group holds the keys of both, and waits for neither.
+const LOCK: &str = "SELECT device_id, revision FROM devices WHERE device = $1 AND deleted_at IS NULL FOR NO KEY UPDATE";
 const UPDATE: &str = "
     UPDATE devices SET display_name = $2, device_type = $3, tags = $4, metadata = $5, revision = revision + 1, updated_at = now()
     WHERE device_id = $1";
@@ -32,19 +34,23 @@ const DELETE: &str = "
     UPDATE devices
     SET display_name = NULL, device_type = NULL, tags = '{}', metadata = '{}', deleted_at = now(), updated_at = now(), revision = revision + 1
     WHERE device_id = $1";
-/// What is known of a device beside its telemetry and its credentials; commands are history, and those under way end here. Where it
-/// stands first, as in the order of all locks of deliveries (see [`super::commands`]).
-const FORGET: [&str; 6] = [
+const SHUT_OUT: &str = "
+    UPDATE devices SET shut_out_at = coalesce(shut_out_at, now()), disabled = disabled OR $2 WHERE device_id = $1";
+const LET_IN: &str = "UPDATE devices SET shut_out_at = NULL, disabled = false WHERE device_id = $1";
+const READMIT: &str = "
+    UPDATE devices SET shut_out_at = NULL WHERE device_id = ANY ($1::int4[]) AND shut_out_at IS NOT NULL AND NOT disabled";
+/// What is known of a device beside its telemetry, its credentials and its registration; commands are history, and those under way end
+/// here. Where it stands before them, as in the order of all locks of deliveries (see [`super::commands`]).
+const FORGET: [&str; 5] = [
+    "DELETE FROM device_group_members WHERE device_id = $1",
     "DELETE FROM device_status WHERE device_id = $1",
     "WITH open AS (
          SELECT seq FROM command_deliveries
          WHERE device_id = $1 AND state IN ('queued', 'sent', 'delivered', 'accepted', 'progress') ORDER BY seq FOR UPDATE)
      UPDATE command_deliveries d SET state = 'cancelled', finished_at = now(), held = false, message = 'the device was deleted'
      FROM open WHERE d.seq = open.seq",
-    "DELETE FROM device_group_members WHERE device_id = $1",
     "DELETE FROM device_configs WHERE device_id = $1",
     "DELETE FROM latest WHERE device_id = $1",
-    "DELETE FROM discovery_requests WHERE device = (SELECT device FROM devices WHERE device_id = $1)",
 ];
 
 /// Why a device is not found, or not changed.
@@ -87,13 +93,39 @@ pub struct Description {
     pub metadata: Metadata,
 }
 
-/// Registers a device unless it is, or after it was deleted; returns its number, and whether it is new.
+/// Registers a device that is given credentials, unless it is, or after it was deleted; returns its number, and whether it is new.
 ///
 /// # Errors
 /// The database's.
 pub async fn register(client: &impl GenericClient, device: DeviceIdRef<'_>) -> Result<(i32, bool), Error> {
     let new = client.execute(REGISTER, &[&device.as_str()]).await? > 0;
-    Ok((client.query_one(FIND, &[&device.as_str()]).await?.get(0), new))
+    let number = client.query_one(FIND, &[&device.as_str()]).await?.get(0);
+    readmit(client, &[number]).await?;
+    Ok((number, new))
+}
+
+/// Shuts a device out, whatever credentials it has or gets: if `disabled`, until it is let in, else until it is given credentials.
+///
+/// # Errors
+/// The database's.
+pub async fn shut_out(client: &impl GenericClient, number: i32, disabled: bool) -> Result<(), Error> {
+    client.execute(SHUT_OUT, &[&number, &disabled]).await.map(drop)
+}
+
+/// Lets a device in that was shut out, with what credentials it has.
+///
+/// # Errors
+/// The database's.
+pub async fn let_in(client: &impl GenericClient, number: i32) -> Result<(), Error> {
+    client.execute(LET_IN, &[&number]).await.map(drop)
+}
+
+/// Lets devices in that are given credentials, but for those that are disabled.
+///
+/// # Errors
+/// The database's.
+pub async fn readmit(client: &impl GenericClient, numbers: &[i32]) -> Result<(), Error> {
+    client.execute(READMIT, &[&numbers]).await.map(drop)
 }
 
 /// The number of a device.
@@ -181,8 +213,8 @@ pub async fn patch(
     Ok((get(client, id).await?, changed))
 }
 
-/// Deletes a device, within a transaction: what is known of it is forgotten, and its telemetry stays. Its credentials are somebody
-/// else's.
+/// Deletes a device, within a transaction: what is known of it is forgotten, and its telemetry stays. Its credentials and its registration
+/// are somebody else's.
 ///
 /// # Errors
 /// The database's.

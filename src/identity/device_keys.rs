@@ -20,9 +20,9 @@ const PUT_MANY: &str = "INSERT INTO device_keys (device_id, hash) SELECT * FROM 
 const HAVING: &str = "SELECT device_id FROM device_keys WHERE device_id = ANY ($1::int4[])";
 const DELETE: &str = "DELETE FROM device_keys WHERE device_id = $1";
 const SET_DISABLED: &str = "UPDATE device_keys SET disabled_at = CASE WHEN $2 THEN coalesce(disabled_at, now()) END WHERE device_id = $1";
-// Who shut the device out at the broker meant this door as well.
+// Who shut the device out meant both doors. What is kept on the credentials is what a replica of the release before writes.
 const FIND: &str = "
-    SELECT k.device_id, d.device, k.disabled_at IS NOT NULL OR u.disabled_at IS NOT NULL,
+    SELECT k.device_id, d.device, d.shut_out_at IS NOT NULL OR k.disabled_at IS NOT NULL OR u.disabled_at IS NOT NULL,
            coalesce(k.last_used_at < now() - interval '1 minute', true)
     FROM device_keys k
     JOIN devices d USING (device_id)

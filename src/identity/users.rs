@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Error, GenericClient};
 
-use crate::protocol::id::{GroupId, Username};
+use crate::protocol::id::{DeviceId, DeviceIdRef, GroupId, Username};
 use crate::protocol::rights::Role;
 
 /// With what the service's own client ids begin, and the canary's name. At the devices' listeners a name is a client id: a device of
@@ -24,17 +24,24 @@ const SET_PASSWORD: &str = "UPDATE broker_users SET password_hash = $2, changed_
 const SET_DISABLED: &str = "UPDATE broker_users SET disabled_at = CASE WHEN $2 THEN coalesce(disabled_at, now()) END WHERE username = $1";
 const EXISTS: &str = "SELECT EXISTS (SELECT FROM broker_users WHERE username = $1)";
 const AS_MADE: &str = "
-    SELECT EXISTS (SELECT FROM broker_users WHERE username = $1 AND role = 'device' AND changed_at <= $2 AND disabled_at IS NULL)";
+    SELECT EXISTS (SELECT FROM broker_users WHERE username = $1 AND role = 'device' AND changed_at <= $2 AND disabled_at IS NULL)
+       AND NOT EXISTS (SELECT FROM devices WHERE device = $1 AND shut_out_at IS NOT NULL)";
 const DELETE: &str = "DELETE FROM broker_users WHERE username = $1";
-const GET: &str = "SELECT username, role, password_hash, disabled_at IS NOT NULL FROM broker_users WHERE username = $1";
+// A device is shut out as a device, whatever its credentials.
+const GET: &str = "
+    SELECT u.username, u.role, u.password_hash, u.disabled_at IS NOT NULL OR d.shut_out_at IS NOT NULL
+    FROM broker_users u LEFT JOIN devices d ON d.device = u.username AND u.role = 'device'
+    WHERE u.username = $1";
 const LIST: &str = "
-    SELECT u.username, u.role, u.password_hash, u.disabled_at IS NOT NULL,
+    SELECT u.username, u.role, u.password_hash, u.disabled_at IS NOT NULL OR d.shut_out_at IS NOT NULL,
            coalesce(array_agg(m.group_id ORDER BY m.group_id) FILTER (WHERE m.group_id IS NOT NULL), '{}')
     FROM broker_users u
     LEFT JOIN devices d ON d.device = u.username AND u.role = 'device'
     LEFT JOIN device_group_members m USING (device_id)
-    GROUP BY u.username
+    GROUP BY u.username, d.shut_out_at
     ORDER BY u.username";
+// With or without a user: a certificate makes no row anywhere.
+const SHUT_OUT: &str = "SELECT device FROM devices WHERE shut_out_at IS NOT NULL ORDER BY device";
 const VERSION: &str = "SELECT version FROM broker_access";
 
 /// Why a change of users was refused.
@@ -50,7 +57,7 @@ pub enum UserError {
     #[error("{0}: names that begin with iotflow- are the service's own")]
     Reserved(Username),
     /// What is stored is not of the grammar: somebody wrote it by other means.
-    #[error("broker_users has a row that cannot be used: {0}")]
+    #[error("broker_users or devices has a row that cannot be used: {0}")]
     Stored(String),
     /// The database said no.
     #[error("{}", crate::db::error::describe(.0))]
@@ -183,13 +190,37 @@ pub async fn list(client: &impl GenericClient) -> Result<Vec<User>, UserError> {
     rows.iter().map(|row| user(row, row.get(4))).collect()
 }
 
-/// All users, and the version they stand for. One moment's, if `client` is a transaction that sees one moment.
+/// All of who may do what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The version that it stands for.
+    pub version: i64,
+    /// All users by name.
+    pub users: Vec<User>,
+    /// The devices that are shut out, whether they are users or have a certificate only.
+    pub shut_out: Vec<DeviceId>,
+}
+
+/// Who may do what. One moment's, if `client` is a transaction that sees one moment.
 ///
 /// # Errors
 /// The database's, or [`UserError::Stored`].
-pub async fn snapshot(client: &impl GenericClient) -> Result<(i64, Vec<User>), UserError> {
+pub async fn snapshot(client: &impl GenericClient) -> Result<Snapshot, UserError> {
     let version = client.query_one(VERSION, &[]).await?.get(0);
-    Ok((version, list(client).await?))
+    let device = |row: &tokio_postgres::Row| {
+        let id = DeviceIdRef::parse(row.get(0)).map_err(|error| UserError::Stored(error.to_string()))?;
+        Ok(id.to_owned())
+    };
+    Ok(Snapshot {
+        version,
+        users: list(client).await?,
+        shut_out: client
+            .query(SHUT_OUT, &[])
+            .await?
+            .iter()
+            .map(device)
+            .collect::<Result<_, UserError>>()?,
+    })
 }
 
 fn user(row: &tokio_postgres::Row, groups: Vec<String>) -> Result<User, UserError> {

@@ -56,4 +56,6 @@ pub mod dead_letter;
 
 pub mod latest;
 
+pub mod hearing;
+
 pub mod status;

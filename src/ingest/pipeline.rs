@@ -13,6 +13,7 @@ use crate::protocol::topic::{BadBaseTopic, TopicTree};
 use super::batch::Batch;
 use super::config::Config;
 use super::copy::{Store, Writer};
+use super::hearing::Hearing;
 use super::parse::{Handover, ParseStage};
 use super::queue::{Delivery, ShardQueue};
 use super::status::StatusStage;
@@ -70,6 +71,8 @@ pub struct Pipeline {
     pub telemetry: Inlet,
     /// For status topics: it has room for a whole Receive Maximum and as much QoS 0.
     pub status: mpsc::Sender<Delivery>,
+    /// Whether devices are heard by them.
+    pub hearing: Arc<Hearing>,
     /// For watching the queues.
     pub gauges: QueueGauges,
 }
@@ -100,7 +103,8 @@ pub fn start(config: &Config, store: &Store, tasks: &Tasks, receive_maximum: u16
 
     let window = usize::from(receive_maximum);
     let (status, status_inbox) = mpsc::channel(2 * window);
-    let status_stage = StatusStage::new(config, tree.clone(), store.clone());
+    let hearing = Arc::new(Hearing::default());
+    let status_stage = StatusStage::new(config, tree.clone(), store.clone(), Arc::clone(&hearing));
     tasks.spawn("status", status_stage.run(status_inbox));
 
     let (mut queues, mut gauges) = (Vec::new(), Vec::new());
@@ -124,6 +128,7 @@ pub fn start(config: &Config, store: &Store, tasks: &Tasks, receive_maximum: u16
     Ok(Pipeline {
         telemetry: Inlet { shards, tree },
         status,
+        hearing,
         gauges: QueueGauges(gauges),
     })
 }

@@ -134,7 +134,7 @@ impl Subscriber {
         }
         match &self.outlet {
             Outlet::Telemetry(inlet) => inlet.push(delivery),
-            Outlet::Status(inbox) => {
+            Outlet::Status { inbox, .. } => {
                 // Half of its places are QoS 1's own.
                 if delivery.ticket.is_none() && inbox.capacity() <= usize::from(self.mqtt.receive_maximum) {
                     return Err(delivery);
@@ -168,6 +168,9 @@ impl Subscriber {
                 self.latch.ready("subscribed");
                 metrics.connected.set(1.0);
                 live.answered = Some(Instant::now());
+                if let Outlet::Status { hearing, .. } = &self.outlet {
+                    hearing.begin(time::now());
+                }
             }
             (Packet::UnsubAck(answer), Purpose::Retire(_)) if answer.pkid == live.asked => live.answered = Some(Instant::now()),
             // PINGRESP and the like say that the broker is there, which the connection has noted.

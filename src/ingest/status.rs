@@ -4,11 +4,13 @@
 //! acked after it, as readings are.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::ClientWrapper;
 use foldhash::fast::FixedState;
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tracing::warn;
 
 use crate::lifecycle::backoff::Backoff;
@@ -16,12 +18,14 @@ use crate::observe::accounting::ByQos;
 use crate::protocol::id::DeviceId;
 use crate::protocol::payload::{Origin, Parser};
 use crate::protocol::reject::{Reason, Rejection};
+use crate::protocol::time;
 use crate::protocol::topic::{Channel, Status, Telemetry, TopicTree};
 
 use super::batch::Message;
 use super::config::Config;
 use super::copy::Store;
 use super::dead_letter;
+use super::hearing::Hearing;
 use super::ledger;
 use super::queue::Delivery;
 use super::resolve;
@@ -29,23 +33,27 @@ use super::transaction::{AttemptError, on_connection};
 
 /// Most messages in one transaction.
 const BATCH: usize = 5_000;
+/// How often it is noted that nothing waits.
+const IDLE: Duration = Duration::from_secs(1);
 
 // A message older than one that is known tells nothing of where the device stands, but for one who was put offline by the sweep and
-// whose clock may have gone back; that it came counts in any case. What the broker sends when it is told to forget a deleted device
-// is no news of it.
+// whose clock may have gone back; that it came counts in any case. Not what the broker had kept: that comes again with each new
+// subscription, and tells something only if it is newer than all that is known. What the broker sends when it is told to forget a
+// deleted device is no news of it.
 const UPSERT: &str = "
     INSERT INTO device_status AS known (device_id, status, since, seen_at, payload, received_at, heartbeat_at)
     SELECT device_id, status, at, at, payload, received_at, heartbeat_at
-    FROM (SELECT device_id, status, payload::jsonb AS payload,
+    FROM (SELECT device_id, status, retained, payload::jsonb AS payload,
                  timestamptz '1970-01-01 00:00:00+00' + micros * interval '1 microsecond' AS at,
                  timestamptz '1970-01-01 00:00:00+00' + received * interval '1 microsecond' AS received_at,
                  timestamptz '1970-01-01 00:00:00+00' + heartbeat * interval '1 microsecond' AS heartbeat_at
-          FROM unnest($1::int4[], $2::text[], $3::int8[], $4::text[], $5::int8[], $6::int8[], $7::bool[])
-               AS news (device_id, status, micros, payload, received, heartbeat, undated)
+          FROM unnest($1::int4[], $2::text[], $3::int8[], $4::text[], $5::int8[], $6::int8[], $7::bool[], $8::bool[])
+               AS news (device_id, status, micros, payload, received, heartbeat, undated, retained)
           -- What the broker had kept and has no time: nobody knows how old it is, so whatever is known stands.
           WHERE NOT (undated AND EXISTS (SELECT FROM device_status s WHERE s.device_id = news.device_id))) AS news
     JOIN devices d USING (device_id)
     WHERE d.deleted_at IS NULL
+      AND NOT (retained AND EXISTS (SELECT FROM device_status s WHERE s.device_id = news.device_id AND s.seen_at >= news.at))
     ORDER BY device_id
     ON CONFLICT (device_id) DO UPDATE
         SET (status, since, seen_at, payload, swept) = (
@@ -66,6 +74,8 @@ struct State {
     /// The broker had kept it, and it has no time: it may be older than whatever is known. A device that came and went once has both
     /// retained, that it is online and that it is offline.
     undated: bool,
+    /// Of this batch only what the broker had kept is there.
+    retained: bool,
     payload: Option<String>,
     /// When its newest message came, by our clock.
     received: i64,
@@ -77,6 +87,7 @@ impl State {
     /// Takes a later message of the device in.
     fn follow(&mut self, next: Self) {
         let (received, heartbeat) = (self.received.max(next.received), self.heartbeat.max(next.heartbeat));
+        let retained = self.retained && next.retained;
         let is_newer = match (self.undated, next.undated) {
             (false, false) => self.at <= next.at,
             // That it is online stands: it may be away then, and its session keeps what is for it. Were it the other way round, what
@@ -87,7 +98,7 @@ impl State {
         if is_newer {
             *self = next;
         }
-        (self.received, self.heartbeat) = (received, heartbeat);
+        (self.received, self.heartbeat, self.retained) = (received, heartbeat, retained);
     }
 }
 
@@ -97,16 +108,18 @@ pub struct StatusStage {
     store: Store,
     tree: TopicTree,
     parser: Parser,
+    hearing: Arc<Hearing>,
 }
 
 impl StatusStage {
     /// A stage on what `store` shares.
     #[must_use]
-    pub fn new(config: &Config, tree: TopicTree, store: Store) -> Self {
+    pub fn new(config: &Config, tree: TopicTree, store: Store, hearing: Arc<Hearing>) -> Self {
         Self {
             store,
             tree,
             parser: Parser::new(config.time_window),
+            hearing,
         }
     }
 
@@ -114,7 +127,18 @@ impl StatusStage {
     pub async fn run(mut self, mut inbox: mpsc::Receiver<Delivery>) {
         let give_up = self.store.give_up.clone();
         let mut deliveries = Vec::with_capacity(BATCH);
-        while inbox.recv_many(&mut deliveries, BATCH).await > 0 {
+        let mut tick = tokio::time::interval(IDLE);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                received = inbox.recv_many(&mut deliveries, BATCH) => if received == 0 { return },
+                _ = tick.tick() => {
+                    self.hearing.stored(time::now());
+                    continue;
+                }
+            }
+            let through = deliveries.last().map_or(0, |delivery| delivery.receipt.at);
             let mut messages: Vec<Message> = deliveries
                 .drain(..)
                 .map(|delivery| Message {
@@ -130,6 +154,9 @@ impl StatusStage {
                 () = give_up.cancelled() => false,
             };
             self.settle(messages, stored);
+            if stored {
+                self.hearing.stored(through);
+            }
         }
     }
 
@@ -156,6 +183,7 @@ impl StatusStage {
             online: status != Status::Offline,
             at: delivery.receipt.at,
             undated: delivery.receipt.retained,
+            retained: delivery.receipt.retained,
             payload: None,
             received: delivery.receipt.at,
             heartbeat: (status == Status::Heartbeat).then_some(delivery.receipt.at),
@@ -239,10 +267,14 @@ async fn write(
         let times: Vec<i64> = states.iter().map(|state| state.at).collect();
         let payloads: Vec<Option<&str>> = states.iter().map(|state| state.payload.as_deref()).collect();
         let undated: Vec<bool> = states.iter().map(|state| state.undated).collect();
+        let retained: Vec<bool> = states.iter().map(|state| state.retained).collect();
         let received: Vec<i64> = states.iter().map(|state| state.received).collect();
         let heartbeats: Vec<Option<i64>> = states.iter().map(|state| state.heartbeat).collect();
         transaction
-            .execute(UPSERT, &[&ids, &statuses, &times, &payloads, &received, &heartbeats, &undated])
+            .execute(
+                UPSERT,
+                &[&ids, &statuses, &times, &payloads, &received, &heartbeats, &undated, &retained],
+            )
             .await?;
     }
     dead_letter::upsert(&transaction, messages.iter()).await?;
@@ -259,6 +291,7 @@ mod tests {
             online,
             at,
             undated,
+            retained: undated,
             payload: None,
             received: at,
             heartbeat: None,

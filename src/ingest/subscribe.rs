@@ -26,6 +26,7 @@ use crate::observe::accounting::Accounting;
 use crate::observe::metrics::{ConnectionMetrics, Metrics};
 
 use super::delivered::Delivered;
+use super::hearing::Hearing;
 use super::ledger::{Residue, Window};
 use super::limits::{self, Peaks};
 use super::pipeline::Inlet;
@@ -57,7 +58,12 @@ pub enum Outlet {
     /// To the shards.
     Telemetry(Inlet),
     /// To the status stage.
-    Status(mpsc::Sender<Delivery>),
+    Status {
+        /// Its inbox.
+        inbox: mpsc::Sender<Delivery>,
+        /// Told whether devices are heard.
+        hearing: Arc<Hearing>,
+    },
 }
 
 /// What the session is for.
@@ -148,6 +154,9 @@ impl Subscriber {
             metrics.leased.set(1.0);
             let begun = Instant::now();
             let end = self.session(&metrics).await;
+            if let Outlet::Status { hearing, .. } = &self.outlet {
+                hearing.end();
+            }
             metrics.connected.set(0.0);
             metrics.unacked.set(0.0);
             metrics.window_use.set(0.0);

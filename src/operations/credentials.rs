@@ -1,7 +1,7 @@
 //! A device's credentials: a password at the broker, a key for HTTP. Made and shown once, given anew, taken away.
 //!
-//! Certificates are the business of the installation that has the authority (`iotflow broker`), and are not here. One who has a
-//! certificate only is shut out where others are removed: without a line of its own at the broker, its certificate would let it in.
+//! Certificates are the business of the installation that has the authority (`iotflow broker`), and are not here. So whoever loses its
+//! credentials is shut out besides: without a line of its own at the broker, a certificate would let it in.
 
 use tokio_postgres::{Error, GenericClient};
 
@@ -11,7 +11,7 @@ use crate::identity::audit::{self, Act, Action, Actor, Outcome};
 use crate::identity::device_keys::{self, NewKey};
 use crate::identity::users::{self, UserError};
 use crate::observe::secret::Secret;
-use crate::protocol::id::{BadUsername, DeviceId, Username};
+use crate::protocol::id::{BadUsername, DeviceId, DeviceIdRef, Username};
 use crate::protocol::rights::Role;
 
 /// Which credentials are meant.
@@ -73,8 +73,8 @@ pub enum CredentialError {
     Database(#[from] Error),
 }
 
-/// Gives a device other credentials in the place of those it had, in one transaction with the entry in the audit. One who is shut
-/// out stays so, unless it had no password.
+/// Gives a device other credentials in the place of those it had, in one transaction with the entry in the audit. One who is
+/// disabled stays so; one whose credentials were taken away is let in again.
 ///
 /// # Errors
 /// See [`CredentialError`].
@@ -115,6 +115,9 @@ pub async fn revoke(client: &mut impl GenericClient, actor: &Actor, id: &DeviceI
 /// See [`CredentialError`].
 pub async fn issue(client: &impl GenericClient, id: &DeviceId, number: i32, wanted: Wanted) -> Result<Issued, CredentialError> {
     let mut issued = Issued::default();
+    if wanted != Wanted::default() {
+        registry::readmit(client, &[number]).await?;
+    }
     if wanted.mqtt {
         let username = Username::with_password(id.as_str())?;
         let password = passwords::generate()?;
@@ -136,6 +139,7 @@ async fn put_user(client: &impl GenericClient, username: &Username, hash: &Hash)
         Some(user) => {
             users::set_password(client, username, Some(hash.as_str())).await?;
             if user.disabled && user.password_hash.is_none() {
+                // Kept by the release before, for the sake of a certificate. Whether it is shut out stands on the device.
                 users::set_disabled(client, username, false).await?;
             }
             Ok(())
@@ -148,44 +152,80 @@ async fn put_user(client: &impl GenericClient, username: &Username, hash: &Hash)
 /// # Errors
 /// See [`CredentialError`].
 pub async fn take_away(client: &impl GenericClient, id: &DeviceId, number: i32) -> Result<Revoked, CredentialError> {
-    let mqtt = match user(client, id).await? {
-        // A certificate: see the module's documentation.
-        Some((username, false)) => {
-            let was_in = !users::get(client, &username).await?.is_none_or(|user| user.disabled);
-            users::set_disabled(client, &username, true).await?;
-            was_in
-        }
-        Some((username, true)) => {
-            users::delete(client, &username).await?;
-            true
-        }
-        None => false,
-    };
+    registry::shut_out(client, number, false).await?;
+    let user = user(client, id).await?;
+    if let Some(username) = &user {
+        users::delete(client, username).await?;
+    }
     Ok(Revoked {
-        mqtt,
+        mqtt: user.is_some(),
         api_key: device_keys::delete(client, number).await?,
     })
 }
 
-/// Shuts a device out with what credentials it has, or lets it in again, as a part of the transaction that `client` is in; returns
-/// whether it has any.
+/// Shuts a device out, whatever credentials it has or gets, or lets it in again, as a part of the transaction that `client` is in.
 ///
 /// # Errors
 /// See [`CredentialError`].
-pub async fn set_disabled(client: &impl GenericClient, id: &DeviceId, number: i32, disabled: bool) -> Result<bool, CredentialError> {
-    let user = user(client, id).await?;
-    if let Some((username, _)) = &user {
-        users::set_disabled(client, username, disabled).await?;
+pub async fn set_disabled(client: &impl GenericClient, id: &DeviceId, number: i32, disabled: bool) -> Result<(), CredentialError> {
+    if disabled {
+        registry::shut_out(client, number, true).await?;
+    } else {
+        registry::let_in(client, number).await?;
     }
-    Ok(device_keys::set_disabled(client, number, disabled).await? || user.is_some())
+    // On its credentials as well: while releases are changed, the broker may be kept by one that looks at nothing else.
+    if let Some(username) = user(client, id).await? {
+        users::set_disabled(client, &username, disabled).await?;
+    }
+    device_keys::set_disabled(client, number, disabled).await?;
+    Ok(())
 }
 
-/// The device's name at the broker where it is a device there, and whether it has a password.
-async fn user(client: &impl GenericClient, id: &DeviceId) -> Result<Option<(Username, bool)>, UserError> {
+/// Shuts a user of the broker out, or lets it in again, as a part of the transaction that `client` is in. A device is shut out as a
+/// device.
+///
+/// # Errors
+/// See [`CredentialError`].
+pub async fn set_user_disabled(client: &impl GenericClient, username: &Username, disabled: bool) -> Result<(), CredentialError> {
+    match device(client, username).await? {
+        Some((id, number)) => set_disabled(client, &id, number, disabled).await,
+        None => Ok(users::set_disabled(client, username, disabled).await?),
+    }
+}
+
+/// Removes a user of the broker, as a part of the transaction that `client` is in. A device loses its credentials.
+///
+/// # Errors
+/// See [`CredentialError`].
+pub async fn remove_user(client: &impl GenericClient, username: &Username) -> Result<(), CredentialError> {
+    if let Some((_, number)) = device(client, username).await? {
+        registry::shut_out(client, number, false).await?;
+    }
+    Ok(users::delete(client, username).await?)
+}
+
+/// The device's name at the broker where it is a device there.
+async fn user(client: &impl GenericClient, id: &DeviceId) -> Result<Option<Username>, UserError> {
     // An id that is no name there has no user.
     let Ok(username) = Username::parse(id.as_str()) else {
         return Ok(None);
     };
-    let user = users::get(client, &username).await?.filter(|user| user.role == Role::Device);
-    Ok(user.map(|user| (username, user.password_hash.is_some())))
+    let user = users::get(client, &username).await?;
+    Ok(user.is_some_and(|user| user.role == Role::Device).then_some(username))
+}
+
+/// The device that a user is, held against other changes.
+async fn device(client: &impl GenericClient, username: &Username) -> Result<Option<(DeviceId, i32)>, CredentialError> {
+    let Ok(id) = DeviceIdRef::parse(username.as_str()).map(DeviceIdRef::to_owned) else {
+        return Ok(None);
+    };
+    if user(client, &id).await?.is_none() {
+        return Ok(None);
+    }
+    match registry::lock(client, &id, None).await {
+        Ok(number) => Ok(Some((id, number))),
+        // Somebody made the user by other means.
+        Err(RegistryError::Unknown(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }

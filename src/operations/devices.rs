@@ -3,6 +3,7 @@
 use tokio_postgres::{Error, GenericClient};
 
 use crate::devices::device::Device;
+use crate::devices::discovery;
 use crate::devices::groups::{self, GroupError};
 use crate::devices::outbox;
 use crate::devices::patch::Patch;
@@ -51,9 +52,6 @@ pub enum DeviceError {
     /// Its credentials.
     #[error(transparent)]
     Credentials(#[from] CredentialError),
-    /// Nothing that could be refused.
-    #[error("the device {} has no credentials: there is nothing to shut out or let in", .0.as_str())]
-    NoCredentials(DeviceId),
     /// Too many groups.
     #[error("a device joins {MAX_GROUPS} groups at most at once; these are {0}")]
     Groups(usize),
@@ -71,12 +69,16 @@ pub async fn register(client: &mut impl GenericClient, actor: &Actor, wanted: &R
         return Err(DeviceError::Groups(wanted.groups.len()));
     }
     let transaction = client.transaction().await?;
+    // The groups before the device: see `migrations/V8__shut_out.sql`.
+    let ids: Vec<&str> = wanted.groups.iter().map(GroupId::as_str).collect();
+    if let Some(dynamic) = groups::open(&transaction, &ids).await?.into_iter().next() {
+        return Err(GroupError::Dynamic(dynamic).into());
+    }
     let number = registry::create(&transaction, &wanted.id, &wanted.description).await?;
-    groups::join(&transaction, number, &wanted.groups).await?;
+    groups::join(&transaction, &vec![number; ids.len()], &ids).await?;
     let issued = credentials::issue(&transaction, &wanted.id, number, wanted.credentials).await?;
-    let groups: Vec<&str> = wanted.groups.iter().map(GroupId::as_str).collect();
     let act = Act::new(actor, Action::DeviceCreate, wanted.id.as_str(), Outcome::Done)
-        .with("groups", groups)
+        .with("groups", ids)
         .with("mqtt", wanted.credentials.mqtt)
         .with("api_key", wanted.credentials.api_key);
     audit::record(&transaction, &act).await?;
@@ -110,7 +112,7 @@ pub async fn update(
 /// Deletes a device, in one transaction with the entry in the audit: its credentials, its memberships, its configuration, what is
 /// known of its presence; its commands under way are cancelled, and what the broker keeps of it is cleared. Its telemetry stays.
 ///
-/// A certificate stays good in itself; see [`credentials`].
+/// A certificate stays good in itself, and opens nothing: see [`credentials`].
 ///
 /// # Errors
 /// See [`DeviceError`].
@@ -122,6 +124,12 @@ pub async fn delete(
     revision: Option<i32>,
 ) -> Result<(), DeviceError> {
     let transaction = client.transaction().await?;
+    // First, as whoever makes the credentials that it asked for has it.
+    discovery::forget(
+        &transaction,
+        DeviceIdRef::parse(id.as_str()).expect("an id is of the grammar of ids"),
+    )
+    .await?;
     let number = registry::lock(&transaction, id, revision).await?;
     credentials::take_away(&transaction, id, number).await?;
     registry::delete(&transaction, number).await?;
@@ -138,9 +146,7 @@ pub async fn delete(
 pub async fn set_enabled(client: &mut impl GenericClient, actor: &Actor, id: &DeviceId, enabled: bool) -> Result<Device, DeviceError> {
     let transaction = client.transaction().await?;
     let number = registry::lock(&transaction, id, None).await?;
-    if !credentials::set_disabled(&transaction, id, number, !enabled).await? {
-        return Err(DeviceError::NoCredentials(id.clone()));
-    }
+    credentials::set_disabled(&transaction, id, number, !enabled).await?;
     let action = if enabled { Action::DeviceEnable } else { Action::DeviceDisable };
     audit::record(&transaction, &Act::new(actor, action, id.as_str(), Outcome::Done)).await?;
     let device = registry::get(&transaction, id).await?;

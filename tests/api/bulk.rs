@@ -34,7 +34,12 @@ async fn a_fleet_is_brought_and_taken_and_brought_again() {
         (&made["created"], made["credentials"].as_array().map(Vec::len)),
         (&json!(2), Some(2))
     );
-    assert_eq!(made["credentials"][0]["credentials"]["mqtt"]["username"], "a");
+    let first = &made["credentials"][0];
+    assert_eq!(
+        (&first["line"], &first["credentials"]["mqtt"]["username"]),
+        (&json!(2), &json!("a"))
+    );
+    assert_eq!(made["ended"], json!(null));
 
     let many: String = (0..3_000).map(|n| format!("{{\"device_id\":\"m{n:04}\"}}\n")).collect();
     let ndjson = [("content-type", "application/x-ndjson")];

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use iotflow::devices::{groups, registry};
 use iotflow::mqtt::config::{Config, TlsConfig};
-use iotflow::protocol::id::{DeviceIdRef, GroupId};
+use iotflow::protocol::id::DeviceIdRef;
 
 use crate::support::installation::{Place, read, text};
 use crate::support::person::{Person, login};
@@ -52,9 +52,8 @@ async fn set_up(place: &Place) -> String {
     let sql = connect(&place.database_url()).await;
     let device = DeviceIdRef::parse("pump-1").expect("an id");
     let id = registry::find(&sql, device).await.expect("it answers").expect("it is registered");
-    groups::add(&sql, &GroupId::parse("north").expect("an id"), id)
-        .await
-        .expect("it is ours");
+    groups::open(&sql, &["north"]).await.expect("it is ours");
+    groups::join(&sql, &[id], &["north"]).await.expect("it is ours");
     eventually("the group is in force", async || {
         (judge::number(&sql, "SELECT (version = applied_version)::int::int8 FROM broker_access").await == 1).then_some(())
     })

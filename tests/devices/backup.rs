@@ -65,6 +65,50 @@ async fn names_tags_and_dynamic_groups_come_back_as_they_were() {
 }
 
 #[tokio::test]
+async fn whoever_was_shut_out_is_so_after_a_restore_and_nobody_else_is() {
+    let trial = Trial::start().await;
+    let mut sql = trial.sql().await;
+    for device in ["disabled", "deleted", "fine"] {
+        let described = Registration {
+            description: description("x", "", &[], json!({})),
+            ..plain(device)
+        };
+        register(&mut sql, &described).await;
+    }
+    operations::set_enabled(&mut sql, &ada(), &id("disabled"), false)
+        .await
+        .expect("it is shut out");
+    operations::delete(&mut sql, &ada(), &tree(), &id("deleted"), None)
+        .await
+        .expect("it is deleted");
+    let devices = export::read_devices(&sql).await.expect("they are read");
+    // Here it is the other way round; elsewhere there is nothing.
+    operations::set_enabled(&mut sql, &ada(), &id("disabled"), true)
+        .await
+        .expect("it is let in");
+    operations::delete(&mut sql, &ada(), &tree(), &id("fine"), None)
+        .await
+        .expect("it is deleted");
+    let other = Trial::start().await;
+    for place in [sql, other.sql().await] {
+        export::replace(&place, &devices, &[]).await.expect("it is restored");
+        assert_eq!(export::read_devices(&place).await.expect("they are read"), devices);
+        assert_eq!(
+            texts(
+                &place,
+                "SELECT device || disabled FROM devices WHERE shut_out_at IS NOT NULL ORDER BY 1"
+            )
+            .await,
+            ["deletedfalse", "disabledtrue"]
+        );
+        assert_eq!(
+            texts(&place, "SELECT device FROM devices WHERE deleted_at IS NOT NULL").await,
+            ["deleted"]
+        );
+    }
+}
+
+#[tokio::test]
 async fn an_export_of_before_leaves_what_people_say_as_it_is() {
     let trial = Trial::start().await;
     let mut sql = trial.sql().await;

@@ -15,6 +15,10 @@ use crate::support::judge::{number, texts};
 use crate::trial::{Trial, ada};
 
 const BOTH: Wanted = Wanted { mqtt: true, api_key: true };
+const MQTT: Wanted = Wanted {
+    mqtt: true,
+    api_key: false,
+};
 
 async fn hash(sql: &Client, device: &str) -> Option<Hash> {
     let user = users::get(sql, &Username::parse(device).expect("a name"))
@@ -99,7 +103,7 @@ async fn after_a_rotation_the_old_credentials_are_refused_and_a_device_that_is_s
     assert!(hash(&sql, "a").await.is_none());
     assert!(matches!(device_keys::verify(&sql, key.reveal()).await, Err(KeyError::Unknown)));
     let device = registry::get(&sql, &id("a")).await.expect("it is still there");
-    assert!(!device.has_mqtt_credentials && !device.has_api_key && device.enabled);
+    assert!(!device.has_mqtt_credentials && !device.has_api_key && !device.enabled);
     assert_eq!(
         texts(&sql, "SELECT action FROM audit_log ORDER BY id").await,
         [
@@ -114,40 +118,85 @@ async fn after_a_rotation_the_old_credentials_are_refused_and_a_device_that_is_s
 }
 
 #[tokio::test]
-async fn one_that_has_a_certificate_only_is_shut_out_and_not_forgotten() {
+async fn who_loses_its_credentials_is_shut_out_until_it_is_given_others_and_who_is_disabled_until_it_is_enabled() {
     let trial = Trial::start().await;
     let mut sql = trial.sql().await;
-    for device in ["a", "b"] {
+    for device in ["a", "b", "c"] {
         devices::register(&mut sql, &ada(), &plain(device)).await.expect("it is registered");
         users::create(&sql, &Username::parse(device).expect("a name"), Role::Device, None)
             .await
             .expect("it is made");
     }
     assert!(registry::get(&sql, &id("a")).await.expect("it is there").has_mqtt_credentials);
-    let shut_out = "SELECT count(*) FROM broker_users WHERE disabled_at IS NOT NULL AND password_hash IS NULL";
+    let shut_out = "SELECT device FROM devices WHERE shut_out_at IS NOT NULL ORDER BY 1";
     assert!(operations::revoke(&mut sql, &ada(), &id("a")).await.expect("it is revoked").mqtt);
     devices::delete(&mut sql, &ada(), &tree(), &id("b"), None)
         .await
         .expect("it is deleted");
+    for _ in 0..2 {
+        let disabled = devices::set_enabled(&mut sql, &ada(), &id("c"), false).await;
+        assert!(!disabled.expect("it is shut out").enabled);
+        operations::revoke(&mut sql, &ada(), &id("c")).await.expect("it is revoked");
+    }
     assert_eq!(
-        number(&sql, shut_out).await,
-        2,
+        texts(&sql, shut_out).await,
+        ["a", "b", "c"],
         "without a line of its own a certificate would let it in"
     );
-    assert!(!registry::get(&sql, &id("a")).await.expect("it is there").has_mqtt_credentials);
-    // Who gets a password again may come again.
-    operations::rotate(
-        &mut sql,
-        &ada(),
-        &id("a"),
-        Wanted {
-            mqtt: true,
-            api_key: false,
-        },
+    assert_eq!(number(&sql, "SELECT count(*) FROM broker_users").await, 0);
+    // Who gets a credential again may come again, by whichever door, but for who is disabled.
+    for (device, wanted, lets_in) in [("a", MQTT, true), ("c", BOTH, false)] {
+        let issued = operations::rotate(&mut sql, &ada(), &id(device), wanted)
+            .await
+            .expect("it is rotated");
+        assert_eq!(registry::get(&sql, &id(device)).await.expect("it is there").enabled, lets_in);
+        if let Some(key) = issued.api_key {
+            assert!(matches!(device_keys::verify(&sql, key.reveal()).await, Err(KeyError::Disabled(_))));
+        }
+    }
+    let back = Registration {
+        credentials: BOTH,
+        ..plain("b")
+    };
+    let back = devices::register(&mut sql, &ada(), &back).await.expect("it is registered");
+    device_keys::verify(&sql, back.issued.api_key.expect("a key").reveal())
+        .await
+        .expect("it is taken");
+    let enabled = devices::set_enabled(&mut sql, &ada(), &id("c"), true).await;
+    assert!(enabled.expect("it is let in").enabled);
+}
+
+#[tokio::test]
+async fn whoever_was_shut_out_before_is_so_after_the_migration() {
+    let trial = Trial::start().await;
+    let mut sql = trial.sql().await;
+    for device in ["by-user", "by-key", "deleted", "fine"] {
+        let made = Registration {
+            credentials: BOTH,
+            ..plain(device)
+        };
+        devices::register(&mut sql, &ada(), &made).await.expect("it is registered");
+    }
+    sql.batch_execute(
+        "DROP TRIGGER access_changed_on_insert ON devices; DROP TRIGGER access_changed_on_update ON devices;
+         DROP FUNCTION broker_access_is_to_change CASCADE;
+         ALTER TABLE devices DROP COLUMN shut_out_at, DROP COLUMN disabled;
+         UPDATE broker_users SET disabled_at = now() WHERE username = 'by-user';
+         UPDATE device_keys SET disabled_at = now() WHERE device_id = (SELECT device_id FROM devices WHERE device = 'by-key');
+         UPDATE devices SET deleted_at = now() WHERE device = 'deleted'",
     )
     .await
-    .expect("it is rotated");
-    assert!(registry::get(&sql, &id("a")).await.expect("it is there").enabled);
+    .expect("sound statements");
+    let migration = include_str!("../../migrations/V8__shut_out.sql");
+    sql.batch_execute(migration).await.expect("it migrates");
+    assert_eq!(
+        texts(
+            &sql,
+            "SELECT device || disabled FROM devices WHERE shut_out_at IS NOT NULL ORDER BY 1"
+        )
+        .await,
+        ["by-keytrue", "by-usertrue", "deletedfalse"]
+    );
 }
 
 #[tokio::test]

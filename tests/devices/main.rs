@@ -11,6 +11,7 @@ mod bulk;
 mod configs;
 mod credentials;
 mod groups;
+mod locks;
 mod presence;
 mod registry;
 mod terminal;

@@ -5,11 +5,14 @@ use std::time::Duration;
 use iotflow::devices::device::Status;
 use iotflow::devices::presence;
 use iotflow::operations::devices as operations;
+use jiff::Timestamp;
+use rumqttc::v5::mqttbytes::QoS;
 
 use crate::registry::{id, plain, register, tree};
-use crate::support::judge::{number, until_number};
+use crate::support::judge::{number, texts, until_number};
 use crate::support::person::{Person, login};
-use crate::support::servers::{FLEET, PASSWORD, Servers};
+use crate::support::publisher::Publisher;
+use crate::support::servers::{FLEET, PASSWORD, SERVICE, Servers};
 use crate::support::service::Service;
 use crate::trial::{Trial, ada};
 
@@ -30,9 +33,10 @@ async fn only_who_sent_heartbeats_and_stopped_is_swept() {
     )
     .await
     .expect("a sound statement");
-    let timeout = Duration::from_secs(300);
-    assert_eq!(presence::sweep(&sql, timeout).await.expect("it sweeps"), 1);
-    assert_eq!(presence::sweep(&sql, timeout).await.expect("it sweeps"), 0);
+    let now = Timestamp::now();
+    let before = now.checked_sub(Duration::from_secs(300)).expect("a time");
+    assert_eq!(presence::sweep(&sql, before, now).await.expect("it sweeps"), 1);
+    assert_eq!(presence::sweep(&sql, before, now).await.expect("it sweeps"), 0);
     let swept = presence::get(&sql, &id("silent")).await.expect("it is there");
     assert_eq!((swept.status, swept.swept), (Status::Offline, true));
     assert!(swept.since > swept.heartbeat_at);
@@ -44,7 +48,7 @@ async fn a_device_whose_heartbeats_stop_is_offline_until_it_is_heard_again() {
     let servers = Servers::start().await;
     let mut environment = servers.environment();
     environment.push(("PRESENCE_TIMEOUT".to_owned(), "1s".to_owned()));
-    let service = Service::ready(servers.path(), &environment).await;
+    let mut service = Service::ready(servers.path(), &environment).await;
     let mut sql = servers.sql().await;
     let mut devices = Person::connect(&login(servers.mqtt_port, Some((FLEET, PASSWORD))), "devices")
         .await
@@ -79,6 +83,34 @@ async fn a_device_whose_heartbeats_stop_is_offline_until_it_is_heard_again() {
         1,
     )
     .await;
+
+    // What the broker had kept is told with each new subscription, and is no news of who was put offline since.
+    let retained = r#"{"timestamp":"2026-07-01T08:00:00Z","kept":true}"#;
+    Publisher::new(servers.mqtt_port)
+        .send("iotflow/devices/a/status/online", retained, QoS::AtLeastOnce, true)
+        .await;
+    until_number(
+        &sql,
+        r#"SELECT count(*) FROM device_status WHERE swept AND payload @> '{"kept":true}'"#,
+        1,
+    )
+    .await;
+    let swept = presence::get(&sql, &id("a")).await.expect("it is there");
+    let (status, _) = service.terminate().await;
+    assert!(status.success());
+    let session = texts(&sql, "SELECT client_id FROM ingest_sessions WHERE client_id LIKE '%status%'").await;
+    let mut taken_over = login(servers.mqtt_port, Some((SERVICE, PASSWORD)));
+    taken_over.clean_start = true;
+    Person::connect(&taken_over, &session[0]).await.expect("it may").leave().await;
+    let service = Service::ready(servers.path(), &environment).await;
+    say(&mut devices, "after", "online", "").await;
+    until_number(
+        &sql,
+        "SELECT count(*) FROM device_status JOIN devices USING (device_id) WHERE device = 'after'",
+        1,
+    )
+    .await;
+    assert_eq!(presence::get(&sql, &id("a")).await.expect("it is there"), swept);
 
     // What the broker is told when a device is deleted is no news of it.
     operations::delete(&mut sql, &ada(), &tree(), &id("b"), None)

@@ -107,7 +107,7 @@ pub fn put_access(paths: &Paths, users: &[(&str, Role)]) {
     let members: Vec<_> = users.iter().map(|user| (member(user), Some(hash.clone()))).collect();
     let tree = TopicTree::new("iotflow").expect("a base topic");
     let canary = Canary::new(&tree, "canary").expect("randomness");
-    let set = AccessSet::render(&tree, &members, canary, &hash);
+    let set = AccessSet::render(&tree, &members, &[], canary, &hash);
     let shelf = Shelf::new(paths.clone(), Account::for_servers().expect("an account").lent());
     let locked = shelf.lock().expect("the folder is ours");
     shelf.put(&locked, &set).expect("a sound set");

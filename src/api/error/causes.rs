@@ -7,7 +7,7 @@ use crate::devices::label::BadLabel;
 use crate::devices::patch::BadPatch;
 use crate::devices::registry::RegistryError;
 use crate::identity::users::UserError;
-use crate::operations::bulk::ImportError;
+use crate::operations::bulk::{BadFile, ImportError};
 use crate::operations::commands::{CancelError, SendError};
 use crate::operations::credentials::CredentialError;
 use crate::operations::devices::DeviceError;
@@ -135,7 +135,6 @@ impl From<DeviceError> for Problem {
             DeviceError::Registry(error) => error.into(),
             DeviceError::Group(error) => error.into(),
             DeviceError::Credentials(error) => error.into(),
-            DeviceError::NoCredentials(_) => Self::new(Kind::Conflict, error.to_string()),
             DeviceError::Groups(_) => Self::new(Kind::Unprocessable, error.to_string()),
             DeviceError::Database(error) => Self::database(&error),
         }
@@ -155,7 +154,11 @@ impl From<DesiredError> for Problem {
 impl From<ImportError> for Problem {
     fn from(error: ImportError) -> Self {
         match error {
-            ImportError::File(_) => Self::new(Kind::Unprocessable, error.to_string()),
+            ImportError::Gone(_) => Self::new(Kind::Timeout, error.to_string()),
+            ImportError::Unsure(error) => Self {
+                detail: "the database did not say whether it has taken the lines from here on, 1,000 at most".into(),
+                ..Self::database(&error)
+            },
             ImportError::Randomness(_) => Self::internal(&error),
             ImportError::User(error) => error.into(),
             ImportError::Database(error) => Self::database(&error),
@@ -173,4 +176,4 @@ macro_rules! unprocessable {
     };
 }
 
-unprocessable!(BadPatch, BadLabel, BadConfig, BadGroupId);
+unprocessable!(BadFile, BadPatch, BadLabel, BadConfig, BadGroupId);

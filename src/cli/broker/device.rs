@@ -77,8 +77,8 @@ pub(super) fn generate(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
         let clients = registry.installation.data.join("clients").join(username.as_str());
         let (_, in_force) = registry
             .change(Action::DeviceCreate, &username, async |transaction| {
-                users::create(transaction, &username, Role::Device, hash.as_ref().map(|hash| hash.as_str())).await?;
                 registry::register(transaction, device).await?;
+                users::create(transaction, &username, Role::Device, hash.as_ref().map(|hash| hash.as_str())).await?;
                 // Before the commit: a device whose credentials could not be written down would have none.
                 replace(&file, &login.variables())?;
                 login.write_options(&clients)?;

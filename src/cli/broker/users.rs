@@ -18,6 +18,7 @@ use crate::devices::registry;
 use crate::identity::audit::{self, Act, Action, Actor, Outcome};
 use crate::identity::users;
 use crate::observe::secret::Secret;
+use crate::operations::credentials;
 use crate::protocol::id::{DeviceIdRef, Username};
 use crate::protocol::rights::Role;
 
@@ -147,11 +148,11 @@ pub(super) fn create(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
         let mut registry = Registry::open(asked).await?;
         let ((), in_force) = registry
             .change(Action::UserCreate, &username, async |transaction| {
-                users::create(transaction, &username, role, Some(hash.as_str())).await?;
+                // In the order in which all take them: the device, and then who may do what.
                 if role == Role::Device {
                     registry::register(transaction, DeviceIdRef::parse(username.as_str())?).await?;
                 }
-                Ok(())
+                Ok(users::create(transaction, &username, role, Some(hash.as_str())).await?)
             })
             .await?;
         let what = format!("Created the user {username} ({role}); {}", in_force.words());
@@ -184,7 +185,7 @@ pub(super) fn delete(asked: &Asked<'_>) -> anyhow::Result<ExitCode> {
         let actor = Actor::of_command_line();
         let ((), in_force) = registry
             .change(Action::UserDelete, &username, async |transaction| {
-                users::delete(transaction, &username).await?;
+                credentials::remove_user(transaction, &username).await?;
                 // Before the broker is told of anything: it reads the revocations along with the rest.
                 for record in revoke_certificates(&certs, &username)? {
                     let act = Act::new(&actor, Action::CertificateRevoke, username.as_str(), Outcome::Done);
@@ -223,7 +224,7 @@ pub(super) fn disable(asked: &Asked<'_>, disabled: bool) -> anyhow::Result<ExitC
         let mut registry = Registry::open(asked).await?;
         let ((), in_force) = registry
             .change(action, &username, async |transaction| {
-                Ok(users::set_disabled(transaction, &username, disabled).await?)
+                Ok(credentials::set_user_disabled(transaction, &username, disabled).await?)
             })
             .await?;
         let what = if disabled { "Shut out the user" } else { "Let in the user" };

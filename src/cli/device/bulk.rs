@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use crate::cli::terminal::{self, printable};
 use crate::cli::{EXIT_FAILED, EXIT_OK};
 use crate::identity::audit::Actor;
-use crate::operations::bulk::{self as operations, Format, MAX_FAULTS, Report};
+use crate::operations::bulk::{self as operations, Format, Gone, Listen, MAX_FAULTS, Made, Report};
 
 use super::ask::ToImport;
 use super::manage::issued;
@@ -47,35 +47,84 @@ pub(super) fn format(said: Option<&str>, file: &str) -> anyhow::Result<Format> {
 
 pub(super) async fn import(client: &mut Client, wanted: &ToImport) -> anyhow::Result<u8> {
     let actor = Actor::of_command_line();
-    let report = operations::import(client, &actor, wanted.format, &wanted.data, wanted.options).await?;
+    let mut printer = Printer {
+        as_json: wanted.as_json,
+        is_first: true,
+    };
+    let report = operations::import(client, &actor, wanted.format, &wanted.data, wanted.options, &mut printer).await?;
     if wanted.as_json {
-        println!("{}", terminal::json(&object(&report)));
+        let begin = if printer.is_first { CREDENTIALS } else { "" };
+        let rest = terminal::json(&object(&report));
+        println!("{begin}],{}", rest.trim_start_matches('{'));
     } else {
-        say(&report, wanted.options.dry_run)?;
+        say(&report, wanted.options.dry_run);
     }
-    Ok(if report.failed == 0 { EXIT_OK } else { EXIT_FAILED })
+    Ok(if report.failed == 0 && report.ended.is_none() {
+        EXIT_OK
+    } else {
+        EXIT_FAILED
+    })
 }
 
-/// The credentials go to standard output, as CSV; everything else to standard error.
-fn say(report: &Report, dry_run: bool) -> anyhow::Result<()> {
+/// How the object with the answer begins.
+const CREDENTIALS: &str = "{\"credentials\":[";
+
+/// Prints credentials on standard output, as they are made: CSV, or the beginning of the object. Everything else goes to standard error,
+/// or follows.
+struct Printer {
+    as_json: bool,
+    is_first: bool,
+}
+
+impl Listen for Printer {
+    async fn tell(&mut self, made: Vec<Made>) -> Result<(), Gone> {
+        for made in made {
+            let is_first = std::mem::replace(&mut self.is_first, false);
+            let line = if self.as_json {
+                as_json(&made, is_first)
+            } else {
+                as_csv(&made, is_first)
+            };
+            std::io::stdout().lock().write_all(&line).map_err(|_| Gone)?;
+        }
+        std::io::stdout().lock().flush().map_err(|_| Gone)
+    }
+}
+
+fn as_json(made: &Made, is_first: bool) -> Vec<u8> {
+    let begin = if is_first { CREDENTIALS } else { "," };
+    let object = json!({"line": made.line, "device_id": made.id.as_str(), "credentials": issued(&made.issued)});
+    format!("{begin}{}", terminal::json(&object)).into_bytes()
+}
+
+fn as_csv(Made { id, issued, .. }: &Made, is_first: bool) -> Vec<u8> {
+    let (username, password) = issued
+        .mqtt
+        .as_ref()
+        .map_or(("", ""), |login| (login.username.as_str(), login.password.reveal()));
+    let key = issued.api_key.as_ref().map_or("", |key| key.reveal());
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let mut write = |cells: [&str; 4]| writer.write_record(cells).expect("a Vec takes every write");
+    if is_first {
+        write(["device_id", "username", "password", "api_key"]);
+    }
+    write([id.as_str(), username, password, key]);
+    writer.into_inner().expect("a Vec takes every write")
+}
+
+fn say(report: &Report, dry_run: bool) {
     for fault in &report.faults {
         eprintln!("line {}: {}", fault.line, printable(&fault.reason));
     }
     if report.failed > MAX_FAULTS as u64 {
         eprintln!("and {} lines more", report.failed - MAX_FAULTS as u64);
     }
-    if !report.issued.is_empty() {
-        let mut writer = csv::Writer::from_writer(std::io::stdout().lock());
-        writer.write_record(["device_id", "username", "password", "api_key"])?;
-        for (id, issued) in &report.issued {
-            let (username, password) = issued
-                .mqtt
-                .as_ref()
-                .map_or(("", ""), |login| (login.username.as_str(), login.password.reveal()));
-            let key = issued.api_key.as_ref().map_or("", |key| key.reveal());
-            writer.write_record([id.as_str(), username, password, key])?;
-        }
-        writer.flush()?;
+    if let Some(ended) = &report.ended {
+        let why = printable(&ended.error.to_string()).into_owned();
+        eprintln!(
+            "it ended before line {}: {why}; {} lines were not taken, and credentials of theirs are not good: bring them again",
+            ended.line, ended.lines
+        );
     }
     eprintln!(
         "{}{} created, {} updated, {} as they were, {} lines refused",
@@ -85,18 +134,14 @@ fn say(report: &Report, dry_run: bool) -> anyhow::Result<()> {
         report.unchanged,
         report.failed
     );
-    Ok(())
 }
 
 fn object(report: &Report) -> Value {
-    let credentials: Vec<Value> = report
-        .issued
-        .iter()
-        .map(|(id, made)| json!({"device_id": id.as_str(), "credentials": issued(made)}))
-        .collect();
+    let ended = report.ended.as_ref();
     json!({
         "created": report.created, "updated": report.updated, "unchanged": report.unchanged, "failed": report.failed,
-        "faults": report.faults, "credentials": credentials,
+        "faults": report.faults,
+        "ended": ended.map(|ended| json!({"line": ended.line, "lines": ended.lines, "reason": ended.error.to_string()})),
     })
 }
 

@@ -58,7 +58,7 @@ pub(super) async fn act(client: &mut Client, tree: &TopicTree, act: Act) -> anyh
                 (true, true) => "can log in at the broker no more, and its key is gone",
                 (true, false) => "can log in at the broker no more",
                 (false, true) => "has no key any more",
-                (false, false) => "had no credentials",
+                (false, false) => "had no credentials; a certificate lets it in no more",
             };
             println!("{} {what}", id.as_str());
         }

@@ -11,7 +11,7 @@ use crate::identity::users::{self, UserError};
 use crate::observe::secret::Secret;
 use crate::protocol::id::{DeviceIdRef, Username};
 
-use super::super::bulk::passwords_for;
+use super::super::bulk::chunk::passwords_for;
 
 /// Devices whose credentials are made in one transaction, which is one change of the broker's files.
 const AT_ONCE: i64 = 1_000;

@@ -1,7 +1,7 @@
 //! `database.json` of an archive: users, devices and groups as JSON. Read back, every name in it goes through its own parser:
 //! it may have been written by anybody, and becomes lines of the broker's files.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
 use jiff::Timestamp;
@@ -11,7 +11,7 @@ use tokio_postgres::{Client, GenericClient, IsolationLevel};
 
 use crate::broker::passwords::Hash;
 use crate::cli::terminal::printable;
-use crate::devices::export::{self as devices, ExportedDevice, ExportedGroup};
+use crate::devices::export::{self as devices, ExportedDevice, ExportedGroup, ShutOut};
 use crate::devices::groups;
 use crate::devices::label::{self, DeviceType, Metadata, Name, Tag};
 use crate::devices::registry::Description;
@@ -19,6 +19,7 @@ use crate::identity::export::{self as users, ExportedUser};
 use crate::identity::users::CANARY;
 use crate::observe::secret::Secret;
 use crate::protocol::id::{DeviceIdRef, GroupId, Username};
+use crate::protocol::rights::Role;
 
 /// The form that this version writes and reads.
 const FORMAT: u32 = 1;
@@ -56,9 +57,20 @@ struct UserLine {
 struct DeviceLine {
     device: String,
     created_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    deleted_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shut_out: Option<ShutOutLine>,
     // Archives made before there was such a thing have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     about: Option<AboutDevice>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ShutOutLine {
+    at: Timestamp,
+    disabled: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -131,13 +143,28 @@ impl Registered {
         let document: Document = serde_json::from_slice(text).map_err(|error| anyhow!("{}", printable(&error.to_string())))?;
         let format = document.format;
         ensure!(format == FORMAT, "it has format {format}, and this version knows {FORMAT}");
-        let registered = Self {
+        let mut registered = Self {
             users: document.users.iter().map(UserLine::parse).collect::<anyhow::Result<_>>()?,
             devices: document.devices.iter().map(DeviceLine::parse).collect::<anyhow::Result<_>>()?,
             groups: document.groups.iter().map(GroupLine::parse).collect::<anyhow::Result<_>>()?,
         };
         registered.check()?;
+        registered.shut_out_devices_of_users();
         Ok(registered)
+    }
+
+    /// An archive made before there was such a thing says of users alone that they are shut out.
+    fn shut_out_devices_of_users(&mut self) {
+        let since: BTreeMap<&str, Timestamp> = self
+            .users
+            .iter()
+            .filter(|user| user.role == Role::Device)
+            .filter_map(|user| Some((user.username.as_str(), user.disabled_at?)))
+            .collect();
+        for device in &mut self.devices {
+            let of_user = since.get(device.id.as_str()).map(|at| ShutOut { at: *at, disabled: true });
+            device.shut_out = device.shut_out.or(of_user);
+        }
     }
 
     fn check(&self) -> anyhow::Result<()> {
@@ -200,6 +227,8 @@ impl DeviceLine {
         Self {
             device: device.id.as_str().to_owned(),
             created_at: device.created_at,
+            deleted_at: device.deleted_at,
+            shut_out: device.shut_out.map(|ShutOut { at, disabled }| ShutOutLine { at, disabled }),
             about: device.description.as_ref().map(AboutDevice::of),
         }
     }
@@ -210,6 +239,11 @@ impl DeviceLine {
         Ok(ExportedDevice {
             id: id.to_owned(),
             created_at: self.created_at,
+            deleted_at: self.deleted_at,
+            shut_out: self.shut_out.as_ref().map(|line| ShutOut {
+                at: line.at,
+                disabled: line.disabled,
+            }),
             description: about.with_context(|| format!("the device {:?}", self.device))?,
         })
     }
@@ -300,6 +334,8 @@ mod tests {
         let registered = parse(&sound()).expect("it is sound");
         assert_eq!(Registered::parse(registered.to_json().as_bytes()).expect("it is sound"), registered);
         assert!(!format!("{registered:?}").contains("$7$"), "hashes do not print");
+        let shut_out: Vec<bool> = registered.devices.iter().map(|device| device.shut_out.is_some()).collect();
+        assert_eq!(shut_out, [false, true], "an archive of before says so of the user");
     }
 
     #[test]
