@@ -43,10 +43,9 @@ fn password(answer: &str) -> String {
 async fn are_let_in(trial: &Trial, told: &BTreeMap<String, String>) {
     for (device, password) in told {
         let config = trial.way_in(false, (device, password));
-        let person = eventually(&format!("the credentials of {device} are good"), async || {
-            Person::connect(&config, device).await.ok()
-        });
-        person.await.leave().await;
+        let what = format!("the credentials of {device} are good");
+        let person = eventually(&what, async || Person::connect(&config, device).await.ok()).await;
+        person.leave().await;
     }
 }
 
