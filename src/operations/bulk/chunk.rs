@@ -134,7 +134,7 @@ struct Tally {
     unchanged: u64,
 }
 
-fn differs(description: &Description, known: &Known) -> bool {
+pub(super) fn differs(description: &Description, known: &Known) -> bool {
     description.name.as_ref().map(|name| name.as_str()) != known.name.as_deref()
         || description.device_type.as_ref().map(|kind| kind.as_str()) != known.device_type.as_deref()
         || !description

@@ -409,7 +409,7 @@ mod tests {
                 let mut lines = Lines::new(format, &written).expect("a header");
                 let line = lines.next_line().expect("a line").1.expect("a good one");
                 let read = line.applied_to(None).expect("good labels");
-                prop_assert!(!crate::operations::bulk::differs(&read, &known), "{:?} {:?}", read, known);
+                prop_assert!(!crate::operations::bulk::chunk::differs(&read, &known), "{:?} {:?}", read, known);
                 prop_assert!(!line.moves(&known));
                 prop_assert!(lines.next_line().is_none());
             }
