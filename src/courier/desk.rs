@@ -160,6 +160,7 @@ impl Desk {
             return Ok(());
         }
         let transaction = client.transaction().await?;
+        dispatch::lock(&*transaction, &rows).await?;
         let sent = dispatch::sent(&*transaction, &rows).await?;
         dispatch::done(&*transaction, &rows).await?;
         transaction.commit().await?;
@@ -174,7 +175,9 @@ impl Desk {
             return Ok(());
         }
         let refusals: Vec<(i64, String)> = lost.iter().map(|lost| (lost.seq, lost.why.to_string())).collect();
+        let rows: Vec<i64> = lost.iter().map(|lost| lost.seq).collect();
         let transaction = client.transaction().await?;
+        dispatch::lock(&*transaction, &rows).await?;
         let failed = dispatch::refused(&*transaction, &refusals).await?;
         transaction.commit().await?;
         self.metrics.came_into("failed", failed);
