@@ -29,6 +29,8 @@ use super::wire;
 const BATCH: usize = 500;
 /// The most of what devices say that one visit stores.
 const MOST_INCOMING: usize = 500;
+/// So many rounds of other work, and then the database's word is listened to: looking in each would make each dearer.
+const MOST_UNLOOKED: u32 = 4;
 /// How often is looked by itself, and chores are done.
 const TICK: Duration = Duration::from_secs(1);
 /// How many ticks lie between two looks at whether the database knows of packets that nobody here does.
@@ -47,6 +49,8 @@ pub(super) struct Round<'a> {
     subscribed: Option<Instant>,
     /// There may be something to send.
     look: bool,
+    /// Rounds since it was last looked whether there is.
+    unlooked: u32,
     /// There was no room for more commands, or for more letters, when it was last looked.
     cramped: bool,
     chores: bool,
@@ -65,6 +69,7 @@ impl<'a> Round<'a> {
             incoming: Vec::new(),
             subscribed: None,
             look: true,
+            unlooked: 0,
             cramped: false,
             chores: true,
             ticks: 0,
@@ -97,8 +102,9 @@ impl<'a> Round<'a> {
         let stop = &self.courier.stop;
         loop {
             let more = self.hear_all(&mut connection)?;
-            // Looked at in each round: where devices never fall silent, the wait below never comes.
-            self.look |= words.try_recv().is_ok();
+            // Where devices never fall silent, the wait below never comes.
+            self.unlooked += 1;
+            self.look |= self.unlooked > MOST_UNLOOKED && words.try_recv().is_ok();
             if tick <= Instant::now() {
                 tick = Instant::now() + TICK;
                 self.tick(begun).await?;
@@ -196,6 +202,7 @@ impl<'a> Round<'a> {
         }
         errand.chores = std::mem::take(&mut self.chores);
         if self.look {
+            self.unlooked = 0;
             let room = self.talk.room();
             (self.look, self.cramped) = (false, room.commands == 0 || room.letters == 0);
             errand.free = self.talk.free_ids(room.commands.min(BATCH));

@@ -5,7 +5,7 @@ use rumqttc::v5::mqttbytes::v5::{ConnAckProperties, Packet, PubAck, PubComp, Pub
 use tokio::time::timeout;
 
 use crate::plant::Plant;
-use crate::stage::{Stage, take};
+use crate::stage::{Stage, publish, released, take};
 use crate::support::PATIENCE;
 use crate::support::eventually;
 use crate::support::fake_broker::{Peer, connack_properties};
@@ -88,30 +88,6 @@ async fn neither_commands_nor_letters_starve_however_small_the_window_is() {
     }
 }
 
-const STRAYS: u16 = 400;
-const TOPIC: &str = "iotflow/devices/noisy/commands/response";
-
-/// Answers to what nobody asked, as many as the broker sends in one go.
-async fn flood(peer: &mut Peer, first: u16) {
-    let stray = |id: u16| (id, format!(r#"{{"command_id":"stray-{id}","status":"completed"}}"#));
-    let strays: Vec<_> = (first..first + STRAYS).map(stray).collect();
-    peer.deliver_together(TOPIC, &strays).await;
-}
-
-/// The next packet that is no ack of the flood. Where a part of that is acked the same comes again, so that there is always more.
-async fn amid_flood(peer: &mut Peer) -> Packet {
-    loop {
-        match peer.next().await.expect("it is connected") {
-            Packet::PubAck(ack) if ack.pkid <= 3 * STRAYS => {
-                if ack.pkid % STRAYS == 0 {
-                    flood(peer, ack.pkid + 1 - STRAYS).await;
-                }
-            }
-            packet => return packet,
-        }
-    }
-}
-
 #[tokio::test]
 async fn a_command_goes_out_and_is_answered_while_devices_never_fall_silent() {
     let mut stage = Stage::set().await;
@@ -121,23 +97,20 @@ async fn a_command_goes_out_and_is_answered_while_devices_never_fall_silent() {
         device_burst: 0,
     };
     let mut peer = stage.enter(false).await;
-    for part in 0..3 {
-        flood(&mut peer, 1 + part * STRAYS).await;
-    }
+    peer.flood(
+        "iotflow/devices/noisy/commands/response",
+        r#"{"command_id":"stray","status":"completed"}"#,
+    );
     until_some(&stage, "SELECT count(*) FROM dead_letters").await;
     let id = stage.give("open").await;
     let conversation = async {
-        let Packet::Publish(publish) = amid_flood(&mut peer).await else {
-            panic!("a command was due")
-        };
-        peer.send(Packet::PubRec(PubRec::new(publish.pkid, None))).await;
-        let Packet::PubRel(release) = amid_flood(&mut peer).await else {
-            panic!("a PUBREL was due")
-        };
-        peer.send(Packet::PubComp(PubComp::new(release.pkid, None))).await;
+        let packet_id = publish(&mut peer).await.pkid;
+        peer.send(Packet::PubRec(PubRec::new(packet_id, None))).await;
+        released(&mut peer, packet_id).await;
+        peer.send(Packet::PubComp(PubComp::new(packet_id, None))).await;
         let answer = format!(r#"{{"command_id":"{id}","status":"completed"}}"#);
-        peer.deliver(60_000, "iotflow/devices/pump/commands/response", &answer).await;
-        assert_eq!(amid_flood(&mut peer).await, Packet::PubAck(PubAck::new(60_000, None)));
+        peer.deliver(9, "iotflow/devices/pump/commands/response", &answer).await;
+        assert_eq!(peer.next().await, Some(Packet::PubAck(PubAck::new(9, None))));
     };
     timeout(PATIENCE, conversation).await.expect("the flood does not hold it up");
     stage.until("completed", false).await;

@@ -27,6 +27,7 @@ use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::plant::{ada, device, order};
+use crate::support::PATIENCE;
 use crate::support::fake_broker::{FakeBroker, Peer};
 use crate::support::judge::until_number;
 use crate::support::servers::{connect, folder, start_postgres};
@@ -108,7 +109,8 @@ impl Stage {
         };
         let courier = Courier::new("test", parts).expect("a sound URL");
         self.courier = Some((tokio::spawn(courier.run()), keeper));
-        let mut peer = self.broker.accept(session_present, self.properties.clone()).await;
+        let accepted = timeout(PATIENCE, self.broker.accept(session_present, self.properties.clone())).await;
+        let mut peer = accepted.expect("the courier comes");
         assert_eq!(peer.client_id, "iotflow-test-courier");
         peer.answer_subscribe().await;
         peer
@@ -139,14 +141,15 @@ impl Stage {
 }
 
 pub async fn publish(peer: &mut Peer) -> Publish {
-    match peer.next().await {
+    match timeout(PATIENCE, peer.next()).await.expect("a publish is due") {
         Some(Packet::Publish(publish)) => publish,
         other => panic!("{other:?} in place of a PUBLISH"),
     }
 }
 
 pub async fn released(peer: &mut Peer, packet_id: u16) {
-    assert_eq!(peer.next().await, Some(Packet::PubRel(PubRel::new(packet_id, None))));
+    let said = timeout(PATIENCE, peer.next()).await.expect("a PUBREL is due");
+    assert_eq!(said, Some(Packet::PubRel(PubRel::new(packet_id, None))));
 }
 
 pub async fn silent(peer: &mut Peer) {

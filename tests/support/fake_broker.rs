@@ -1,10 +1,15 @@
 //! A broker that does as the test says: it speaks MQTT 5 by rumqttc's codec, and every packet is the test's own doing.
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
 use rumqttc::v5::mqttbytes::v5::{ConnAck, ConnAckProperties, ConnectReturnCode, Packet, Publish, SubAck, SubscribeReasonCode};
 use rumqttc::v5::mqttbytes::{Error, QoS};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 
 /// Where the service finds it.
 pub struct FakeBroker {
@@ -14,8 +19,11 @@ pub struct FakeBroker {
 
 /// A client's connection.
 pub struct Peer {
-    stream: TcpStream,
+    reader: OwnedReadHalf,
+    writer: Arc<Mutex<OwnedWriteHalf>>,
     buffer: BytesMut,
+    /// Ends with the connection.
+    floods: JoinSet<()>,
     pub client_id: String,
 }
 
@@ -29,9 +37,12 @@ impl FakeBroker {
     /// Takes the next connection and answers its CONNECT.
     pub async fn accept(&self, session_present: bool, properties: Option<ConnAckProperties>) -> Peer {
         let (stream, _) = self.listener.accept().await.expect("it listens");
+        let (reader, writer) = stream.into_split();
         let mut peer = Peer {
-            stream,
+            reader,
+            writer: Arc::new(Mutex::new(writer)),
             buffer: BytesMut::new(),
+            floods: JoinSet::new(),
             client_id: String::new(),
         };
         match peer.next().await {
@@ -70,7 +81,7 @@ impl Peer {
             match Packet::read(&mut self.buffer, Some(u32::MAX)) {
                 Ok(Packet::PingReq(_)) => self.write(&[0xD0, 0]).await,
                 Ok(packet) => return Some(packet),
-                Err(Error::InsufficientBytes(_)) => match self.stream.read_buf(&mut self.buffer).await {
+                Err(Error::InsufficientBytes(_)) => match self.reader.read_buf(&mut self.buffer).await {
                     Ok(0) | Err(_) => return None,
                     Ok(_) => {}
                 },
@@ -119,6 +130,18 @@ impl Peer {
         self.write(&out).await;
     }
 
+    /// Delivers the same at QoS 0 without end, as fast as the client reads; what else is sent goes in between.
+    pub fn flood(&mut self, topic: &str, payload: &str) {
+        let mut out = BytesMut::new();
+        for _ in 0..100 {
+            let publish = Publish::new(topic, QoS::AtMostOnce, payload.as_bytes().to_vec(), None);
+            Packet::Publish(publish).write(&mut out, None).expect("a sound packet");
+        }
+        let writer = Arc::clone(&self.writer);
+        self.floods
+            .spawn(async move { while writer.lock().await.write_all(&out).await.is_ok() {} });
+    }
+
     pub async fn send(&mut self, packet: Packet) {
         let mut out = BytesMut::new();
         packet.write(&mut out, None).expect("a sound packet");
@@ -127,7 +150,7 @@ impl Peer {
 
     async fn write(&mut self, bytes: &[u8]) {
         // A client that has gone shows at the next read.
-        drop(self.stream.write_all(bytes).await);
+        drop(self.writer.lock().await.write_all(bytes).await);
     }
 }
 
