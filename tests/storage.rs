@@ -68,7 +68,8 @@ async fn replicas_that_start_together_migrate_once() {
             "outbox",
             "readings",
             "refinery_schema_history",
-            "telemetry"
+            "telemetry",
+            "telemetry_deletions"
         ]
     );
 }
