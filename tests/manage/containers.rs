@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
+use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -116,6 +117,16 @@ impl Containers {
         };
         containers.start_agent(None);
         containers.until_in_force().await;
+        // What is in force at a broker that is not there yet is what it will read.
+        eventually("the broker listens", async || {
+            let ports = [containers.staff, containers.plain];
+            assert!(!has_ended(&containers.broker), "{}", containers.place.read("broker.log"));
+            ports
+                .iter()
+                .all(|port| TcpStream::connect(("127.0.0.1", *port)).is_ok())
+                .then_some(())
+        })
+        .await;
         containers
     }
 
