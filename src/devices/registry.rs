@@ -10,12 +10,14 @@ use super::device::{self, Device};
 use super::label::{DeviceType, Metadata, Name, Tag};
 use super::patch::Patch;
 
+// In the order in which imports lock theirs.
 const REGISTER: &str = "
-    INSERT INTO devices AS known (device) VALUES ($1)
+    INSERT INTO devices AS known (device) SELECT device FROM unnest($1::text[]) AS device ORDER BY device
     ON CONFLICT (device) DO UPDATE
         SET deleted_at = NULL, created_at = now(), updated_at = now(), revision = known.revision + 1, shut_out_at = NULL, disabled = false
         WHERE known.deleted_at IS NOT NULL";
 const FIND: &str = "SELECT device_id FROM devices WHERE device = $1 AND deleted_at IS NULL";
+const FIND_ALL: &str = "SELECT device_id FROM devices WHERE device = ANY ($1::text[]) AND deleted_at IS NULL";
 const FIND_EVEN_DELETED: &str = "SELECT device_id FROM devices WHERE device = $1";
 // Whoever is registered again is somebody new, but for the number that old telemetry bears.
 const CREATE: &str = "
@@ -98,10 +100,21 @@ pub struct Description {
 /// # Errors
 /// The database's.
 pub async fn register(client: &impl GenericClient, device: DeviceIdRef<'_>) -> Result<(i32, bool), Error> {
-    let new = client.execute(REGISTER, &[&device.as_str()]).await? > 0;
+    let new = client.execute(REGISTER, &[&[device.as_str()].as_slice()]).await? > 0;
     let number = client.query_one(FIND, &[&device.as_str()]).await?.get(0);
     readmit(client, &[number]).await?;
     Ok((number, new))
+}
+
+/// The same for many at once, in one order with all others who do so.
+///
+/// # Errors
+/// The database's.
+pub async fn register_all(client: &impl GenericClient, devices: &[&str]) -> Result<(), Error> {
+    client.execute(REGISTER, &[&devices]).await?;
+    let rows = client.query(FIND_ALL, &[&devices]).await?;
+    let numbers: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
+    readmit(client, &numbers).await
 }
 
 /// Shuts a device out, whatever credentials it has or gets: if `disabled`, until it is let in, else until it is given credentials.

@@ -204,6 +204,8 @@ async fn who_became_a_user_by_another_way_is_not_taken_over() {
     .await;
     trial.operator.post("/api/v1/discovery/quiet/reject", json!({})).await.ok();
     assert_eq!(number(&trial.site.sql, user).await, 0);
+    let shut_out = "SELECT count(*) FROM devices WHERE device = 'quiet' AND shut_out_at IS NOT NULL";
+    assert_eq!(number(&trial.site.sql, shut_out).await, 1, "nor does a certificate let it in");
 }
 
 #[tokio::test]

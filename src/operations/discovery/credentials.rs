@@ -80,9 +80,8 @@ pub async fn make(client: &mut impl GenericClient, actor: &Actor) -> Result<Opti
         }
     }
     let (again, first) = (passwords_for(ours).await?, passwords_for(new).await?);
-    for (login, _) in again.iter().chain(&first) {
-        registry::register(&transaction, DeviceIdRef::parse(login.username.as_str())?).await?;
-    }
+    let devices: Vec<&str> = again.iter().chain(&first).map(|(login, _)| login.username.as_str()).collect();
+    registry::register_all(&transaction, &devices).await?;
     for (login, hash) in &again {
         users::set_password(&transaction, &login.username, Some(hash)).await?;
     }

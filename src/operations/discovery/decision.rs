@@ -3,6 +3,7 @@
 use tokio_postgres::{Error, GenericClient};
 
 use crate::devices::discovery::{self, Request, State};
+use crate::devices::registry;
 use crate::identity::audit::{self, Act, Action, Actor, Outcome};
 use crate::identity::users::{self, UserError};
 use crate::protocol::id::{DeviceIdRef, Username};
@@ -82,7 +83,7 @@ async fn settle(
         _ => Action::DiscoveryReject,
     };
     if to == State::Rejected {
-        unmake(&transaction, &known).await?;
+        unmake(&transaction, device, &known).await?;
     }
     discovery::decide(&transaction, device, to, actor.name(), reason).await?;
     let mut act = Act::new(actor, action, device.as_str(), Outcome::Done);
@@ -131,7 +132,7 @@ pub async fn forget(client: &mut impl GenericClient, actor: &Actor, device: Devi
     let known = discovery::locked(&transaction, device)
         .await?
         .ok_or_else(|| DecideError::Unknown(device.to_string()))?;
-    unmake(&transaction, &known).await?;
+    unmake(&transaction, device, &known).await?;
     discovery::forget(&transaction, device).await?;
     audit::record(
         &transaction,
@@ -142,13 +143,17 @@ pub async fn forget(client: &mut impl GenericClient, actor: &Actor, device: Devi
     Ok(())
 }
 
-/// Takes away the credentials that were made for a device and that it never got.
-async fn unmake(client: &impl GenericClient, known: &Request) -> Result<(), DecideError> {
+/// Takes away the credentials that were made for a device and that it never got. Those let it in, so now it is shut out: it may have a
+/// certificate.
+async fn unmake(client: &impl GenericClient, device: DeviceIdRef<'_>, known: &Request) -> Result<(), DecideError> {
     let (Some(made), None) = (known.issuing_at, known.issued_at) else {
         return Ok(());
     };
     let username = Username::with_password(&known.device)?;
     if users::is_as_made_at(client, &username, made).await? {
+        if let Some(number) = registry::find(client, device).await? {
+            registry::shut_out(client, number, false).await?;
+        }
         users::delete(client, &username).await?;
     }
     Ok(())
