@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
@@ -11,8 +12,10 @@ use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
 
 use crate::operations::bulk::{self as operations, Fault, Format, Gone, Listen, Made, Options, Report};
 use crate::operations::credentials::Wanted;
@@ -23,6 +26,7 @@ use super::credentials::IssuedCredentials;
 use super::error::{Kind, Problem};
 use super::extract::Query;
 use super::state::Desk;
+use super::streams::EndsItself;
 
 /// The largest file that is brought.
 pub(super) const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
@@ -82,10 +86,13 @@ pub(super) struct CredentialsOf {
 /// That an import ended early.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct EndedEarly {
-    /// From this line on nothing was taken, and no credentials that were told for these lines are good.
+    /// From this line on nothing was taken, and no credentials that were told for these lines are good, unless it is unsure.
     line: u64,
     /// How many lines these are; bring them again.
     lines: u64,
+    /// The database did not say whether it has taken the next lines: keep the credentials that were told for them. Brought again, those
+    /// devices for which none are told have them.
+    unsure: bool,
     /// Why.
     reason: String,
 }
@@ -125,6 +132,7 @@ impl Imported {
             ended: report.ended.map(|ended| EndedEarly {
                 line: ended.line,
                 lines: ended.lines,
+                unsure: ended.is_unsure(),
                 reason: Problem::from(ended.error).detail().to_owned(),
             }),
         }
@@ -141,7 +149,7 @@ impl Imported {
 /// How the list of credentials begins. In a text it cannot stand: there its quotes would be escaped.
 const LIST: &str = "\"credentials\":[";
 /// The longest that credentials wait for whoever asked for them. Meanwhile no other import goes on.
-const TAKEN_WITHIN: Duration = Duration::from_secs(10);
+const TAKEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Whom an import tells what it makes: the answer, as it is written.
 struct Listener {
@@ -150,11 +158,15 @@ struct Listener {
     /// One text at a time, so that the next finds a place when this one was taken.
     answer: mpsc::Sender<String>,
     is_first: bool,
+    stop: CancellationToken,
 }
 
 impl Listen for Listener {
     /// Returns when the connection has taken it.
     async fn tell(&mut self, made: Vec<Made>) -> Result<(), Gone> {
+        if self.stop.is_cancelled() {
+            return Err(Gone::Stopping);
+        }
         let mut text = String::new();
         for made in made {
             if !std::mem::replace(&mut self.is_first, false) {
@@ -169,17 +181,17 @@ impl Listen for Listener {
         }
         self.begin()?;
         let taken = async {
-            self.answer.send(text).await.map_err(|_| Gone)?;
-            self.answer.reserve().await.map(drop).map_err(|_| Gone)
+            self.answer.send(text).await.map_err(|_| Gone::Left)?;
+            self.answer.reserve().await.map(drop).map_err(|_| Gone::Left)
         };
-        timeout(TAKEN_WITHIN, taken).await.unwrap_or(Err(Gone))
+        timeout(TAKEN_WITHIN, taken).await.unwrap_or(Err(Gone::Left))
     }
 }
 
 impl Listener {
     fn begin(&mut self) -> Result<(), Gone> {
         match self.begun.take() {
-            Some(begun) => begun.send(Ok(())).map_err(|_| Gone),
+            Some(begun) => begun.send(Ok(())).map_err(|_| Gone::Left),
             None => Ok(()),
         }
     }
@@ -226,17 +238,22 @@ pub(super) async fn import(
             api_key: asked.api_key,
         },
     };
+    // They take turns anyhow; whoever waits for one has no connection yet.
+    let turn = desk.import_turn().await;
     let mut client = desk.database().await?;
     let (actor, format) = (caller.actor(), Format::from(asked.format));
     let (begun, beginning) = oneshot::channel();
     let (answer, texts) = mpsc::channel(1);
-    // It ends by itself when nobody takes the answer, and a stop waits for the connection that does. Were it a part of the answer, a
-    // client that does not read would hold what it holds for as long as it likes.
-    tokio::spawn(async move {
+    // It ends by itself when nobody takes the answer, or at a stop. Were it a part of the answer, a client that does not read would hold
+    // what it holds for as long as it likes.
+    let stop = desk.parts.tasks.stop_token();
+    desk.parts.tasks.spawn(format!("import-{}", Uuid::now_v7().simple()), async move {
+        let _turn = turn;
         let mut listener = Listener {
             begun: Some(begun),
             answer,
             is_first: true,
+            stop,
         };
         match operations::import(&mut **client, &actor, format, &data, options, &mut listener).await {
             Ok(report) => listener.end(report, options.dry_run).await,
@@ -251,7 +268,12 @@ pub(super) async fn import(
     let body = stream::once(std::future::ready(head))
         .chain(texts)
         .map(Ok::<_, std::convert::Infallible>);
-    Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(body)).into_response())
+    Ok((
+        [(header::CONTENT_TYPE, "application/json")],
+        Extension(EndsItself),
+        Body::from_stream(body),
+    )
+        .into_response())
 }
 
 /// How an export is written.

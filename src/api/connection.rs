@@ -48,6 +48,8 @@ struct Turn {
     unread: bool,
     /// Whether its answer is a stream.
     streams: bool,
+    /// Whether nothing of its answer may be lost: the connection gives way to nobody then. The answer has limits of its own.
+    to_its_end: bool,
     /// Since when it is the client's turn; none where it is ours.
     waits_since: Option<Instant>,
 }
@@ -59,6 +61,7 @@ impl Pace {
             under_way: false,
             unread: false,
             streams: false,
+            to_its_end: false,
             waits_since: Some(Instant::now()),
         };
         Self {
@@ -74,6 +77,7 @@ impl Pace {
             under_way: true,
             unread: !body.is_end_stream(),
             streams: false,
+            to_its_end: false,
             waits_since: None,
         };
         Brought {
@@ -82,9 +86,13 @@ impl Pace {
         }
     }
 
-    /// Its answer begins.
-    pub(super) fn answers(self: &Arc<Self>, body: Body) -> Answered {
-        self.turn().streams = body.size_hint().exact().is_none();
+    /// Its answer begins: one that is cut off anywhere or, `to_its_end`, one of which nothing may be lost.
+    pub(super) fn answers(self: &Arc<Self>, body: Body, to_its_end: bool) -> Answered {
+        {
+            let mut turn = self.turn();
+            turn.streams = body.size_hint().exact().is_none();
+            turn.to_its_end = to_its_end;
+        }
         Answered {
             body,
             _end: AnswerEnd(Arc::clone(self)),
@@ -123,11 +131,13 @@ impl HttpBody for Brought {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
-        if polled.is_pending() {
+        let unread = !self.body.is_end_stream() && !matches!(polled, Poll::Ready(None));
+        self.pace.turn().unread = unread;
+        // Until all of it is there it is the client's turn: who sends it byte by byte keeps us waiting, too.
+        if unread {
             self.pace.waits();
         } else {
             self.pace.goes_on();
-            self.pace.turn().unread = !self.body.is_end_stream() && !matches!(polled, Poll::Ready(None));
         }
         polled
     }
@@ -199,10 +209,10 @@ impl Places {
     pub(super) fn admit(self: &Arc<Self>) -> Option<Place> {
         let mut taken = self.taken();
         if taken.paces.len() >= self.most {
-            let waiting = taken
-                .paces
-                .iter()
-                .filter_map(|(number, pace)| Some((pace.turn().waits_since?, *number)));
+            let waiting = taken.paces.iter().filter_map(|(number, pace)| {
+                let turn = *pace.turn();
+                Some((turn.waits_since.filter(|_| !turn.to_its_end)?, *number))
+            });
             let (_, longest) = waiting.min().filter(|(since, _)| since.elapsed() >= SPARED)?;
             taken.paces.remove(&longest)?.given_up.cancel();
         }
@@ -219,7 +229,7 @@ impl Places {
 
     /// Ends those that have asked for nothing yet, and streams that are not being read: what is not polled does not hear of a stop.
     pub(super) fn end_idle(&self) {
-        self.end(|turn| !turn.asked || turn.streams && turn.waits_since.is_some());
+        self.end(|turn| !turn.asked || turn.streams && !turn.to_its_end && turn.waits_since.is_some());
     }
 
     /// Ends all.

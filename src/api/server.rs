@@ -22,6 +22,7 @@ use super::connection::{Place, Places, Wire};
 use super::error::{Kind, Problem};
 use super::routes;
 use super::state::{Desk, Parts};
+use super::streams::EndsItself;
 
 /// The longest wait for a request's headers: who sends them byte by byte holds a connection no longer than this.
 const HEADERS_WITHIN: Duration = Duration::from_secs(15);
@@ -212,7 +213,11 @@ fn serve(stream: TcpStream, peer: SocketAddr, router: &Router, graceful: &Gracef
         let (router, pace) = (router.clone(), Arc::clone(&pace));
         let mut request = request.map(|body| Body::new(pace.begins(body)));
         request.extensions_mut().insert(ConnectInfo(peer));
-        async move { Ok::<_, Infallible>(router.oneshot(request).await?.map(|body| pace.answers(body))) }
+        async move {
+            let answer = router.oneshot(request).await?;
+            let to_its_end = EndsItself::is_on(&answer);
+            Ok::<_, Infallible>(answer.map(|body| pace.answers(body, to_its_end)))
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -70,6 +70,8 @@ pub(super) struct Inner {
     pub(super) parts: Parts,
     pub(super) guard: Guard,
     pub(super) streams: Streams,
+    /// One import at a time.
+    imports: Arc<Semaphore>,
     pub(super) config: Config,
 }
 
@@ -86,6 +88,7 @@ impl Desk {
         Self(Arc::new(Inner {
             guard: Guard::new(config.rate, config.most_failures),
             streams: Streams::new(config.max_connections, parts.tasks.stop_token()),
+            imports: Arc::new(Semaphore::new(1)),
             parts,
             config,
         }))
@@ -100,6 +103,11 @@ impl Desk {
             .await
             .map_err(|_| Problem::new(Kind::Unavailable, "all connections to the database are in use; try again").retry_after(1))?
             .map_err(Problem::from)
+    }
+
+    /// Waits for the turn of an import.
+    pub(super) async fn import_turn(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.imports).acquire_owned().await.expect("it is never closed")
     }
 
     /// Does something to its end, whatever becomes of the request: with its client a handler goes too, wherever it stands, and a task

@@ -18,6 +18,17 @@ const PART_OF_CONNECTIONS: usize = 4;
 /// When to come again where all places are taken, in seconds.
 const COME_AGAIN: u64 = 5;
 
+/// On an answer that ends by itself at a stop, having said so, and of which nothing may be lost until then.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct EndsItself;
+
+impl EndsItself {
+    /// Whether an answer does.
+    pub(super) fn is_on(answer: &Response) -> bool {
+        answer.extensions().get::<Self>().is_some()
+    }
+}
+
 /// The places of streams.
 #[derive(Debug)]
 pub(super) struct Streams {
@@ -47,8 +58,9 @@ impl Streams {
             .retry_after(COME_AGAIN)
             .into_response();
         };
-        // A live tail says by itself that it ends.
-        let ends_itself = answer.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
+        // And so does a live tail.
+        let is_tail = answer.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
+        let ends_itself = is_tail || EndsItself::is_on(&answer);
         let stop = self.stop.clone();
         answer.map(|body| {
             let bytes = stream::unfold(Some((body.into_data_stream(), place)), move |state| {

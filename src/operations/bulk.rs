@@ -77,12 +77,22 @@ pub struct Report {
 /// That an import ended early. What was done until then stays, and the same file can be brought again.
 #[derive(Debug)]
 pub struct Ended {
-    /// From this line on nothing was taken, and no credentials that were told for these lines are good.
+    /// From this line on nothing was taken, and no credentials that were told for these lines are good; unless it is
+    /// [unsure](Self::is_unsure).
     pub line: u64,
     /// How many lines these are.
     pub lines: u64,
     /// Why.
     pub error: ImportError,
+}
+
+impl Ended {
+    /// Whether the next lines, and the credentials that were told for them, may have been taken after all. Brought again, those for
+    /// which none are told have these.
+    #[must_use]
+    pub fn is_unsure(&self) -> bool {
+        matches!(self.error, ImportError::Unsure(_))
+    }
 }
 
 /// Credentials that are about to be made.
@@ -104,13 +114,19 @@ pub trait Listen: Send {
 
 /// Nobody listens any more to what is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("nobody takes the credentials that are made, so no more are")]
-pub struct Gone;
+pub enum Gone {
+    /// Whoever asked for it has left, or takes too long.
+    #[error("nobody takes the credentials that are made, so no more are")]
+    Left,
+    /// There is time to say so, and no more.
+    #[error("the service is stopping")]
+    Stopping,
+}
 
 /// Why an import ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// Whoever asked for it has left.
+    /// Nobody listens.
     #[error(transparent)]
     Gone(#[from] Gone),
     /// The connection broke when the last lines were committed.

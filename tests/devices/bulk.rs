@@ -22,7 +22,7 @@ pub struct Listener {
 impl Listen for Listener {
     async fn tell(&mut self, made: Vec<Made>) -> Result<(), Gone> {
         if self.leaves_after == Some(self.heard) {
-            return Err(Gone);
+            return Err(Gone::Left);
         }
         self.heard += 1;
         self.made.extend(made);
@@ -266,6 +266,7 @@ async fn an_import_that_ends_early_says_where_and_nobody_has_credentials_that_we
     let (report, made) = import_with(&mut sql, Format::Ndjson, &file, BOTH).await;
     let ended = report.ended.as_ref().expect("it ended early");
     assert_eq!((made.len(), made[0].line, ended.line), (1_000, 1_001, 1_001));
+    assert!(!ended.is_unsure(), "a refusal is sure");
     assert_eq!(texts(&sql, HAVING).await, told(&listener.made));
 
     // Brought again, the rest is made.

@@ -85,9 +85,9 @@ impl Listen for Printer {
             } else {
                 as_csv(&made, is_first)
             };
-            std::io::stdout().lock().write_all(&line).map_err(|_| Gone)?;
+            std::io::stdout().lock().write_all(&line).map_err(|_| Gone::Left)?;
         }
-        std::io::stdout().lock().flush().map_err(|_| Gone)
+        std::io::stdout().lock().flush().map_err(|_| Gone::Left)
     }
 }
 
@@ -121,8 +121,13 @@ fn say(report: &Report, dry_run: bool) {
     }
     if let Some(ended) = &report.ended {
         let why = printable(&ended.error.to_string()).into_owned();
+        let theirs = if ended.is_unsure() {
+            "keep the credentials of theirs: brought again, those for which none are told have these"
+        } else {
+            "credentials of theirs are not good: bring them again"
+        };
         eprintln!(
-            "it ended before line {}: {why}; {} lines were not taken, and credentials of theirs are not good: bring them again",
+            "it ended before line {}: {why}; {} lines were not taken, and {theirs}",
             ended.line, ended.lines
         );
     }
@@ -141,7 +146,7 @@ fn object(report: &Report) -> Value {
     json!({
         "created": report.created, "updated": report.updated, "unchanged": report.unchanged, "failed": report.failed,
         "faults": report.faults,
-        "ended": ended.map(|ended| json!({"line": ended.line, "lines": ended.lines, "reason": ended.error.to_string()})),
+        "ended": ended.map(|ended| json!({"line": ended.line, "lines": ended.lines, "unsure": ended.is_unsure(), "reason": ended.error.to_string()})),
     })
 }
 

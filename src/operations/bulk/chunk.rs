@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tokio_postgres::GenericClient;
+use tokio_postgres::{Error, GenericClient};
 
 use crate::broker::passwords::{self, Hash};
 use crate::devices::bulk::{self as rows, Known};
@@ -101,12 +101,20 @@ pub(super) async fn import(
     if options.dry_run {
         transaction.rollback().await?;
     } else {
-        transaction.commit().await.map_err(ImportError::Unsure)?;
+        transaction.commit().await.map_err(uncommitted)?;
     }
     report.created += tally.created;
     report.updated += tally.updated;
     report.unchanged += tally.unchanged;
     Ok(())
+}
+
+/// A refusal is sure. A connection that broke, or a server that was stopped, may have taken it before.
+fn uncommitted(error: Error) -> ImportError {
+    match error.as_db_error().map(|refusal| refusal.code().code()) {
+        Some(code) if !code.starts_with("08") && !code.starts_with("57") => error.into(),
+        _ => ImportError::Unsure(error),
+    }
 }
 
 fn lists(chunk: &[(u64, Line)]) -> Vec<&str> {
