@@ -5,6 +5,10 @@
 -- it is given. While it has the courier's lease fleet/status tells of those as they begin, and of nothing else; the replica that has the
 -- lease after it finds all news here, and tells where each group stands then. The column and its index go with a later release.
 
+-- As that replica takes them, so that neither waits for the other in a circle, and nothing it does is missed below.
+LOCK TABLE device_status IN ACCESS EXCLUSIVE MODE;
+LOCK TABLE commands IN SHARE ROW EXCLUSIVE MODE;
+
 CREATE TABLE command_news (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     command_id text NOT NULL

@@ -1,5 +1,8 @@
 -- Who is shut out is kept on the device, and not on its credentials: those are taken away and given anew, and a certificate is
 -- nowhere in here.
+--
+-- A replica of the release before, still running, shuts out and lets in by the credentials alone: whom it deletes or revokes has no mark
+-- here, and whom it registers again keeps one. So no device is shut out, deleted or registered by it once another has come this far.
 
 ALTER TABLE devices
     ADD COLUMN shut_out_at timestamptz,

@@ -47,7 +47,7 @@ const PUBLISHER: &str = "publisher";
 const SLOT_STAGGER: Duration = Duration::from_millis(200);
 
 /// Connections of ingest to the database beside those of the writers.
-const FURTHER_CONNECTIONS: usize = 3;
+const FURTHER_CONNECTIONS: usize = 4;
 /// The courier's: its visits, and one that listens.
 const COURIERS_CONNECTIONS: usize = session::CONNECTIONS + 1;
 

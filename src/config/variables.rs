@@ -158,7 +158,7 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "COURIER_DEVICE_RATE",
         "100",
-        "Messages a second that one device may say beside its telemetry (answers, configurations, registrations); what is above is dropped and counted; 0 limits nothing",
+        "Messages a second that one device may say beside its telemetry (answers and configurations); what is above is dropped and counted; 0 limits nothing",
     ),
     variable(
         "COURIER_DEVICE_BURST",

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool, PoolError};
 use tokio_postgres::Error;
+use tokio_postgres::error::SqlState;
 
 use crate::db::error::describe;
 use crate::devices::commands::dispatch::{self, Dispatch, Lost, Taken};
@@ -61,6 +62,9 @@ impl Errand {
         self.letters.min(self.both.saturating_sub(commands))
     }
 }
+
+/// The longest wait for the groups of which there is news.
+const BRIEFLY: &str = "SET LOCAL lock_timeout = '250ms'";
 
 /// What was brought back.
 #[derive(Debug, Default)]
@@ -225,7 +229,13 @@ impl Desk {
         self.metrics.came_into("expired", expired);
         outbox::expire(&**client).await?;
         let transaction = client.transaction().await?;
-        for aggregate in fleet::take_news(&*transaction).await? {
+        // Who changes a group may hold it for seconds, and nothing else that the courier does depends on it: told a second later then.
+        transaction.batch_execute(BRIEFLY).await?;
+        let news = match fleet::take_news(&*transaction).await {
+            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => return Ok(()),
+            news => news?,
+        };
+        for aggregate in news {
             let Ok(group) = GroupId::parse(&aggregate.group) else { continue };
             let message = Message {
                 topic: &Channel::FleetStatus.of_group(&self.tree, &group),

@@ -58,8 +58,9 @@ fn told(tree: &TopicTree, publish: &Publish, too_much: impl FnOnce(DeviceIdRef<'
     let unknown = |detail: String| Rejection::new(Reason::UnknownTopic, detail);
     let topic = std::str::from_utf8(&publish.topic).map_err(|_| unknown("the topic is not UTF-8".to_owned()))?;
     let parsed = channels::parse(tree, topic).map_err(|faults| unknown(faults.to_string()))?;
-    // What comes again was charged the first time.
-    if !publish.dup && parsed.device.as_ref().is_some_and(|device| too_much(device.borrowed())) {
+    // What comes again was charged the first time. Who registers is not the device yet, and may name any; the clerk has a limit of its own.
+    let is_the_devices = !publish.dup && parsed.channel != Channel::DiscoveryRegister;
+    if is_the_devices && parsed.device.as_ref().is_some_and(|device| too_much(device.borrowed())) {
         return Ok(Told::TooMuch);
     }
     let correlation = publish

@@ -18,8 +18,12 @@ pub const FLUSH_EVERY: Duration = Duration::from_secs(1);
 
 const STAGE: &str = "CREATE TEMPORARY TABLE IF NOT EXISTS stage_latest (LIKE telemetry) ON COMMIT DELETE ROWS";
 const COPY: &str = "COPY stage_latest (device_id, time, metric_set_id, \"values\", extra) FROM STDIN (FORMAT binary)";
-/// Whoever deletes telemetry writes here first: until the end of the transaction nobody does, and what was deleted before is seen.
-const HOLD: &str = "LOCK TABLE telemetry_deletions IN SHARE MODE";
+/// Whoever deletes telemetry writes here first: until the end of the transaction nobody does, and what was deleted before is seen. A
+/// deletion under way is not waited for long: the shard's rows are more urgent, and this is tried again.
+const HOLD: &str = "
+    SET LOCAL lock_timeout = '1s';
+    LOCK TABLE telemetry_deletions IN SHARE MODE;
+    SET LOCAL lock_timeout = DEFAULT";
 /// What was deleted since it was noted gives its place to the newest that is left. The look into `telemetry` is a subquery with a
 /// LIMIT, and not a join, and names the device as the deletion does: so it is made by the key, and for those few alone.
 const RECALL: &str = "

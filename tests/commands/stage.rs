@@ -27,10 +27,13 @@ use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::plant::{ada, device, order};
-use crate::support::PATIENCE;
 use crate::support::fake_broker::{FakeBroker, Peer};
 use crate::support::judge::until_number;
 use crate::support::servers::{connect, folder, start_postgres};
+use crate::support::{PATIENCE, pause};
+
+/// Far more often than a lease becomes doubtful.
+const CONFIRMED_EVERY: Duration = Duration::from_millis(500);
 
 pub struct Stage {
     pub broker: FakeBroker,
@@ -40,7 +43,8 @@ pub struct Stage {
     pub config: Config,
     /// What the broker says of itself to those who come.
     pub properties: Option<ConnAckProperties>,
-    courier: Option<(JoinHandle<()>, watch::Sender<Lease>)>,
+    /// And whoever confirms its lease.
+    courier: Option<(JoinHandle<()>, JoinHandle<()>)>,
     _postgres: Postgres,
     _folder: TempDir,
 }
@@ -73,7 +77,13 @@ impl Stage {
     /// A courier comes (after the one before was killed), and is let in.
     pub async fn enter(&mut self, session_present: bool) -> Peer {
         self.kill().await;
-        let (keeper, lease) = watch::channel(Lease::Held { confirmed: Instant::now() });
+        let held = || Lease::Held { confirmed: Instant::now() };
+        let (keeper, lease) = watch::channel(held());
+        let confirm = async move {
+            while keeper.send(held()).is_ok() {
+                pause(CONFIRMED_EVERY).await;
+            }
+        };
         let mqtt = MqttConfig {
             host: "127.0.0.1".to_owned(),
             port: self.broker.port,
@@ -108,7 +118,7 @@ impl Stage {
             stop,
         };
         let courier = Courier::new("test", parts).expect("a sound URL");
-        self.courier = Some((tokio::spawn(courier.run()), keeper));
+        self.courier = Some((tokio::spawn(courier.run()), tokio::spawn(confirm)));
         let accepted = timeout(PATIENCE, self.broker.accept(session_present, self.properties.clone())).await;
         let mut peer = accepted.expect("the courier comes");
         assert_eq!(peer.client_id, "iotflow-test-courier");
@@ -118,7 +128,8 @@ impl Stage {
 
     /// As kill -9 does: nothing more is said or written.
     pub async fn kill(&mut self) {
-        if let Some((task, _)) = self.courier.take() {
+        if let Some((task, keeper)) = self.courier.take() {
+            keeper.abort();
             task.abort();
             assert!(task.await.is_err_and(|error| error.is_cancelled()), "it was running");
         }

@@ -13,7 +13,7 @@ use crate::support::{eventually, pause};
 
 #[tokio::test]
 async fn a_wait_is_beside_the_time_that_a_request_may_take() {
-    let mut plant = Plant::with(&[("API_TIMEOUT", "5s")]).await;
+    let mut plant = Plant::with(&[("API_TIMEOUT", "10s")]).await;
     plant.register(&["pump"]).await;
     let api = operator(&mut plant).await;
     let mut pump = plant.device("pump").await;
@@ -21,13 +21,13 @@ async fn a_wait_is_beside_the_time_that_a_request_may_take() {
     let asked = async { api.post("/api/v1/mqtt/device/pump/command?wait=60s", body).await };
     let answers = async {
         pump.receive(1).await;
-        pause(Duration::from_secs(7)).await;
+        pause(Duration::from_secs(12)).await;
         pump.answer(r#"{"command_id":"mine-1","status":"completed"}"#).await;
     };
     let (reply, ()) = tokio::join!(asked, answers);
     assert_eq!(reply.ok()["state"], "completed");
     let unanswered = json!({"command_type": "control", "command": "close"});
-    let reply = api.post("/api/v1/mqtt/device/pump/command?wait=7s", unanswered).await;
+    let reply = api.post("/api/v1/mqtt/device/pump/command?wait=12s", unanswered).await;
     assert_ne!(reply.ok()["state"], "completed", "it is answered all the same");
 }
 
@@ -37,17 +37,17 @@ async fn a_crowd_that_waits_holds_nobody_up_and_is_answered_together() {
     plant.register(&["pump"]).await;
     let api = operator(&mut plant).await;
     let mut pump = plant.device("pump").await;
-    let waiting: Vec<_> = (0..30)
+    let waiting: Vec<_> = (0..10)
         .map(|number| {
             let api = api.clone();
             let body = json!({"command_type": "control", "command": "open", "command_id": format!("c-{number}")});
             tokio::spawn(async move { api.post("/api/v1/mqtt/device/pump/command?wait=60s", body).await })
         })
         .collect();
-    until_number(&plant.sql, "SELECT count(*) FROM commands", 30).await;
+    until_number(&plant.sql, "SELECT count(*) FROM commands", 10).await;
     api.get("/api/v1/commands").await.ok();
-    pump.receive(30).await;
-    for number in 0..30 {
+    pump.receive(10).await;
+    for number in 0..10 {
         pump.answer(&format!(r#"{{"command_id":"c-{number}","status":"completed"}}"#)).await;
     }
     for waiter in waiting {
