@@ -14,6 +14,9 @@ fi
 
 # Open before the broker runs, so that no word is lost; for both ways, so that it does not end when a writer leaves.
 exec 3<>"$bell"
+# Until the broker heeds it, this signal would end it: it starts with it ignored. Whoever rang that early finds that the broker has not
+# read the files anew, and rings again.
+trap '' HUP
 "$@" 3<&- &
 broker=$!
 while read -r word; do
