@@ -328,22 +328,8 @@ async fn a_broker_without_shared_subscriptions_is_told_apart_at_start() {
     let service = Service::start(folder.path(), &support::servers::environment(broker.port, postgres.url().reveal())).await;
     let properties = ConnAckProperties {
         session_expiry_interval: Some(60),
-        receive_max: None,
-        max_qos: None,
-        retain_available: None,
-        max_packet_size: None,
-        assigned_client_identifier: None,
-        topic_alias_max: None,
-        reason_string: None,
-        user_properties: Vec::new(),
-        wildcard_subscription_available: None,
-        subscription_identifiers_available: None,
         shared_subscription_available: Some(0),
-        server_keep_alive: None,
-        response_information: None,
-        server_reference: None,
-        authentication_method: None,
-        authentication_data: None,
+        ..support::fake_broker::connack_properties()
     };
     let mut peers = Vec::new();
     while !peers

@@ -11,8 +11,8 @@ const MESSAGES: i64 = 40;
 /// What a page's messages may come to (4 MiB), the one with which it was full, and the rest of the answer.
 const MOST: usize = 5 * 1024 * 1024;
 
-/// A device with a small reading and a small event, and then large ones, some of one moment.
-async fn large(trial: &Trial) {
+/// A small reading, with which the device is there.
+async fn small(trial: &Trial) {
     send(
         &trial.operator,
         DEVICE,
@@ -20,6 +20,11 @@ async fn large(trial: &Trial) {
         "committed",
     )
     .await;
+}
+
+/// A device with a small reading and a small event, and then large ones, some of one moment.
+async fn large(trial: &Trial) {
+    small(trial).await;
     send(
         &trial.operator,
         &format!("{DEVICE}?kind=events"),
@@ -86,13 +91,7 @@ async fn pages_of_large_messages_end_early_and_miss_nothing() {
 #[tokio::test]
 async fn the_newest_values_of_a_group_come_in_pages_that_end_early() {
     let trial = Trial::start().await;
-    send(
-        &trial.operator,
-        DEVICE,
-        &json!({"n": 0, "text": "x", "ts": 1_751_328_000}),
-        "committed",
-    )
-    .await;
+    small(&trial).await;
     let sql = trial.servers.sql().await;
     sql.batch_execute(
         "INSERT INTO devices (device) SELECT 'member-' || lpad(n::text, 3, '0') FROM generate_series(1, 200) AS n;
